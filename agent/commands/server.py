@@ -362,8 +362,13 @@ class CommandServer:
         has_failed: bool = False,
     ) -> None:
         reason, text = refusal.reason, refusal.message
-        event = "command.failed" if has_failed else "command.refused"
-        log.warning(event, verb=verb, reason=reason, error=text, **_sender(message))
+        log.warning(
+            "command.failed" if has_failed else "command.refused",
+            verb=verb,
+            reason=reason,
+            error=text,
+            **_sender(message),
+        )
         reply = self._message(verb, key, "failed" if has_failed else "refused", reason, text, {})
         self._reply(verb, message, reply, is_kept=is_kept)
 

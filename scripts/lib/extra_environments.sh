@@ -122,12 +122,16 @@ test_schemathesis() {
 # take an old release of it. The client is of the same release; with NumPy 2 every output of that backend is empty.
 triton_client=('tritonclient[http,grpc]==2.51.0' 'onnxruntime>=1.18,<1.24' 'numpy<2')
 
+# perf_analyzer lies in the wheel of the client, but two of its libraries do not.
 test_triton() {
   local client packages
+  ldconfig -p | grep -q 'libb64[.]so[.]0d' || apt_install libb64-0d ||
+    give_up "perf_analyzer needs a library. Install it, on Debian and Ubuntu: sudo apt-get install libb64-0d"
   client=$(test_environment_folder triton-client)
-  have_packages "$client" "${triton_client[@]}"
+  have_packages "$client" "${triton_client[@]}" nvidia-cuda-runtime-cu12==12.9.79
   packages=$(triton_packages)
-  TRITON_CLIENT_PYTHON=$client/bin/python TRITON_PACKAGES=$packages \
+  TRITON_CLIENT_PYTHON=$client/bin/python TRITON_PACKAGES=$packages PERF_ANALYZER=$client/bin/perf_analyzer \
+    PERF_ANALYZER_LIBRARIES=$(site_packages "$client")/nvidia/cuda_runtime/lib \
     run_pytest "$environment/bin/python" -n 0 tests/integration/test_triton_oracle.py
 }
 
@@ -136,7 +140,12 @@ triton_packages() {
   local server
   server=$(test_environment_folder triton-server)
   have_packages "$server" --no-deps nvidia-pytriton==0.7.0
-  "$server/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))'
+  site_packages "$server"
+}
+
+# site_packages FOLDER: print where that environment has its packages.
+site_packages() {
+  "$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))'
 }
 
 # have_packages FOLDER REQUIREMENT...: make an environment with only these.

@@ -5,8 +5,10 @@ Only with `scripts/test --with triton`, which makes the environments that these 
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -26,6 +28,7 @@ from tests.fixtures.mosquitto import free_port
 from tests.fixtures.triton_server import Triton, triton_server, write_repository
 
 _CLIENT, _SERVER = os.environ.get("TRITON_CLIENT_PYTHON"), os.environ.get("TRITON_PACKAGES")
+_PERF_ANALYZER = os.environ.get("PERF_ANALYZER")
 pytestmark = [
     pytest.mark.skipif(_CLIENT is None or _SERVER is None, reason="needs a real Triton: scripts/test --with triton"),
     pytest.mark.timeout(180),
@@ -38,11 +41,12 @@ _OWN = {"metadata", "config", "statistics", "index"}
 
 @dataclass
 class Bench:
-    """What both servers answered, and the Triton that still runs."""
+    """What both servers answered; they still run. ``addresses`` are those of HTTP and gRPC."""
 
     package: ModelPackage
     triton: Triton
     answers: dict[str, dict[str, Any]]
+    addresses: dict[str, tuple[str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +70,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         agent = stack.enter_context(AgentProcess(directory / "agent", "run", "-c", str(path)))
         agent.wait_for_log("agent.ready")
         addresses = {"triton": (triton.http, triton.grpc), "agent": (http, grpc)}
-        yield Bench(package, triton, {name: _asked(*both) for name, both in addresses.items()})
+        yield Bench(package, triton, {name: _asked(*both) for name, both in addresses.items()}, addresses)
 
 
 def _asked(http: str, grpc: str) -> dict[str, Any]:
@@ -183,3 +187,57 @@ def test_a_real_triton_serves_as_an_engine(bench: Bench, tmp_path: Path, protoco
     local = EngineOptions(cache_dir=tmp_path, engine="ort-cpu", max_batch=4, sandbox=None)
     with open_engine(bench.package, local) as engine:
         np.testing.assert_allclose(scores, engine.infer(images), atol=1e-5)
+
+
+_FIGURES = {
+    "sent": r"Request count: (\d+)",
+    "latency_us": r"Avg latency: (\d+) usec",
+    "images": r"Inference count: (\d+)",
+    "calls": r"Execution count: (\d+)",
+    "answered": r"Successful request count: (\d+)",
+    "server_us": r"Avg request latency: (\d+) usec",
+    "parts_us": r"\(overhead (\d+) usec \+ queue (\d+) usec \+ compute input (\d+) usec \+ compute infer (\d+) usec"
+    r" \+ compute output (\d+) usec\)",
+}
+
+
+@pytest.mark.skipif(_PERF_ANALYZER is None, reason="this wheel of the client has no perf_analyzer")
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("server", ["triton", "agent"])
+def test_perf_analyzer_completes_and_its_statistics_add_up(
+    bench: Bench, tmp_path: Path, server: str, protocol: str
+) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 3), np.uint8).tobytes()
+    data = tmp_path / "images.json"
+    data.write_text(json.dumps({"data": [{"images": {"b64": base64.b64encode(image).decode()}}]}))
+    url = bench.addresses[server][protocol == "grpc"]
+    command = [_PERF_ANALYZER or "", "-m", "m", "-u", url, "-i", protocol, "--concurrency-range", "1:4"]
+    # Any three windows count: how steady they are is the machine's business.
+    windows = ["--measurement-mode", "count_windows", "--measurement-request-count", "50", "-s", "999"]
+    libraries = {**os.environ, "LD_LIBRARY_PATH": os.environ.get("PERF_ANALYZER_LIBRARIES", "")}
+    done = subprocess.run(
+        [*command, *windows, "--input-data", str(data)],
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+        env=libraries,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    levels = re.split(r"^Request concurrency: ", done.stdout, flags=re.MULTILINE)[1:]
+    assert [level.split()[0] for level in levels] == ["1", "2", "3", "4"]
+    for clients, level in enumerate(levels, 1):
+        _add_up(level, clients)
+
+
+def _add_up(level: str, clients: int) -> None:
+    found = {name: re.search(pattern, level) for name, pattern in _FIGURES.items()}
+    assert all(found.values()), level
+    figures = {name: [int(one) for one in match.groups()] for name, match in found.items() if match is not None}
+    ((sent,), (latency_us,), (images,), (calls,), (answered,), (server_us,)) = [*figures.values()][:6]
+    under_way = 4 * clients  # at the borders of the windows
+    assert images == answered
+    assert abs(sent - answered) <= under_way, level
+    assert 1 <= calls <= images + under_way, level
+    assert abs(sum(figures["parts_us"]) - server_us) <= 5, level
+    assert 0 < server_us <= latency_us, level

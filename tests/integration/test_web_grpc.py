@@ -48,14 +48,19 @@ class Face:
     channel: Any
     engine: BrightnessEngine
 
-    def call(self, method: str, *, timeout: float = 10.0, token: str | None = None, **fields: Any) -> Any:
+    def call(
+        self, method: str, *, timeout: float = 10.0, token: str | tuple[str, ...] | None = None, **fields: Any
+    ) -> Any:
         """One unary call; ``fields`` are those of its request."""
         return self.begin(method, timeout=timeout, token=token, **fields).result()
 
-    def begin(self, method: str, *, timeout: float = 10.0, token: str | None = None, **fields: Any) -> Any:
+    def begin(
+        self, method: str, *, timeout: float = 10.0, token: str | tuple[str, ...] | None = None, **fields: Any
+    ) -> Any:
         """The same, without waiting for its end."""
         request = protocol_message(f"{method}Request")(**fields)
-        metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        tokens = (token,) if isinstance(token, str) else token or ()
+        metadata = tuple(("authorization", f"Bearer {one}") for one in tokens)
         make = self.channel.unary_unary(
             f"{PROTOCOL_SERVICE}/{method}",
             request_serializer=type(request).SerializeToString,
@@ -300,6 +305,9 @@ def test_calls_need_the_token_but_for_the_health_of_the_server(tmp_path: Path) -
             code, said = _refused(partial(face.call, "ServerMetadata", token=token))
             assert code is _CODE.UNAUTHENTICATED
             assert "wrong" not in said
+        for two in ((TOKEN, "wrong"), ("wrong", TOKEN)):
+            code, said = _refused(partial(face.call, "ServerMetadata", token=two))
+            assert (code, "authorization twice" in said) == (_CODE.INVALID_ARGUMENT, True)
         assert face.call("ModelReady", name="inspect", token=TOKEN).ready
         begun = face.begin("ModelReady", name="inspect", token=TOKEN)
         assert begun.exception().code() is _CODE.RESOURCE_EXHAUSTED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,4 +71,24 @@ def test_a_body_that_never_ends_gets_one_answer_alone(tmp_path: Path) -> None:
     with serving(tmp_path, read_timeout_s=0.3) as server:
         answer = server.raw(head)
     assert answer.startswith(b"HTTP/1.1 404")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [(b"POST /v1/models/inspect:classify", b"413"), (b"POST /nothing", b"404"), (b"PUT /v2", b"405")],
+)
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+def test_a_refused_body_is_read_to_its_end_before_the_connection_is_closed(
+    server: Server, line: bytes, status: bytes, version: bytes
+) -> None:
+    """A client that sends all of it first, as urllib does, would see a reset connection instead of the reason."""
+    size = 24 << 20
+    head = b"%s HTTP/%s\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    with socket.create_connection((server.host, server.port), timeout=20) as client:
+        client.sendall(head % (line, version, size))
+        for _ in range(24):
+            client.sendall(bytes(1 << 20))
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 " + status)
     assert answer.count(b"HTTP/1.1 ") == 1

@@ -140,6 +140,7 @@ def _changed_input(**changes: Any) -> dict[str, Any]:
         (_changed_input(shape=[5, SIDE, SIDE, 3]), "batch-size must be 1 to 4 for 'inspect', but it is 5"),
         (_changed_input(shape=[0, SIDE, SIDE, 3]), "but it is 0"),
         (_changed_input(shape=[-1, SIDE, SIDE, 3]), "whole number of at least 0, but it is -1"),
+        (_changed_input(shape=[2**62, SIDE, SIDE, 3]), "at most 1048576, but it is 4611686018427387904"),
         (_changed_input(shape=[1.0, SIDE, SIDE, 3]), "but it is 1.0"),
         (_changed_input(shape="1"), "the shape of input 'images' must be a list, but it is text"),
         (_changed_input(data=_PIXELS[:-1]), "has 191 values, but its shape [1,8,8,3] needs 192"),

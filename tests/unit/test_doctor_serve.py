@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,20 @@ def test_an_address_is_free_or_in_use_by_another_program_or_by_the_agent(tmp_pat
         assert finding.state == "ok"
         assert "the agent runs with" in finding.detail
         assert not is_held(loaded.state_dir)
+
+
+@pytest.mark.parametrize(
+    ("library", "failed", "installed"), [("grpc", {"grpc"}, "grpcio"), ("uvloop", {"http", "grpc"}, "uvloop")]
+)
+def test_a_missing_library_is_found_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, failed: set[str], installed: str
+) -> None:
+    loaded = load_config(_path(tmp_path, grpc="127.0.0.1:0"))
+    for name in [name for name in sys.modules if name.startswith("agent.web")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    found = _by_name(loaded)
+    assert {name for name, finding in found.items() if finding.state == "failed"} == failed
+    for name in failed:
+        assert found[name].detail.endswith(f"import of {library} halted; None in sys.modules")
+        assert re.fullmatch(rf"run: \S+ -m pip install .*{installed}>=.*", found[name].remedy or "")

@@ -137,8 +137,10 @@ class InferenceCalls(grpc.GenericRpcHandler):
             return response_of(error_message=exc.message, infer_response={"id": request.id})
 
     def _admit(self, context: Any) -> None:
-        given = dict(context.invocation_metadata()).get("authorization")
-        self._gate.admit(given if isinstance(given, str) else None)
+        given = [value for key, value in context.invocation_metadata() if key == "authorization"]
+        if len(given) > 1:  # as over HTTP: a proxy may look at the other one
+            raise BadInput("the call has the metadata authorization twice, but it may be there once; send one of them")
+        self._gate.admit(given[0] if given and isinstance(given[0], str) else None)
 
     def _infer(self, request: Any, context: Any) -> Any:
         model = self._models.get(request.model_name, request.model_version)

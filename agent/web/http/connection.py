@@ -60,6 +60,13 @@ _faults.propagate = False
 _faults.addHandler(_Faults())
 
 
+class _Transport:
+    """The transport as one call sees it: closed by ``protocol`` when the whole request has arrived."""
+
+    def __init__(self, protocol: LimitedProtocol, transport: asyncio.Transport) -> None:
+        self.write, self.is_closing, self.close = transport.write, transport.is_closing, protocol.end
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """One connection; ``limited_protocol`` sets the two limits of its server."""
 
@@ -69,11 +76,13 @@ class LimitedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _is_in_head = True
     _is_surplus = False
+    _is_ending = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """See asyncio.Protocol."""
         super().connection_made(transport)
         self.logger = _faults
+        self._transport_of_calls = _Transport(self, transport)
         if len(self.connections) > 2 * self.max_connections:
             transport.abort()
         else:
@@ -143,6 +152,7 @@ class LimitedProtocol(HttpToolsProtocol):
             raise _Ambiguous(f"the request has the header {twice} twice, but it may be there once; send one of them")
         super().on_headers_complete()
         cycle: Any = self.cycle
+        cycle.transport = self._transport_of_calls
         cycle.send_500_response = partial(_answer_fault, cycle)
 
     def on_body(self, body: bytes) -> None:
@@ -161,6 +171,25 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._stop_timer()
         super().on_message_complete()
+        if self._is_ending:
+            self.transport.close()
+
+    def on_response_complete(self) -> None:
+        """See uvicorn, which would begin to serve the next request."""
+        if self._is_ending:
+            self.flow.resume_reading()
+        else:
+            super().on_response_complete()
+
+    def end(self) -> None:
+        """Close the connection, but read and drop the rest of a request that was answered early.
+
+        A client that still sends would see the closed connection, and not its answer.
+        """
+        if self._timer is None or self._is_in_head:
+            self.transport.close()
+        else:
+            self._is_ending = True
 
     def end_unless_whole(self) -> None:
         """Close the connection if a request is still arriving: the server stops."""

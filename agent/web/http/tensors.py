@@ -168,7 +168,8 @@ def _text(value: object, what: str) -> str:
 def _whole(value: object, what: str, *, most: int = 2**63) -> int:
     if type(value) is not int or not 0 <= value <= most:
         given = value if type(value) in {int, float} else _kind(value)
-        raise BadInput(f"{what} must be a whole number of at least 0, but it is {given}")
+        limit = f" and at most {most}" if isinstance(value, int | float) and value > most else ""
+        raise BadInput(f"{what} must be a whole number of at least 0{limit}, but it is {given}")
     return value
 
 
@@ -328,7 +329,8 @@ def _outputs(asked: object, parameters: Mapping[str, Any], model: ServedModel) -
     wanted = tuple(_wanted(_mapping(one, "outputs"), is_binary, model) for one in _list(asked, "outputs"))
     names = [one.name for one in wanted]
     if len(set(names)) != len(names):
-        raise BadInput(f"an output is asked for twice: {', '.join(names)}")
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadInput(f"the output {twice} is asked for twice, but it may be there once; ask for it once")
     return wanted
 
 
