@@ -66,7 +66,13 @@ def copy_model(path: Path, request: ImportRequest, stage: Path) -> ImportSource:
     if path.suffix.lower() == ".pt2":
         (stage / "model.pt2").write_bytes(read_model_bytes(path, max_bytes=request.max_file_mib << 20))
         program = read_program(stage / "model.pt2", name=name)
-        takes, output = pt2_image_input(program, output=request.output_name, constants=request.constants, name=name)
+        takes, output = pt2_image_input(
+            program,
+            output=request.output_name,
+            constants=request.constants,
+            batch_axis=request.batch_axis,
+            name=name,
+        )
         return ImportSource(path=path, file="model.pt2", takes=takes, last=last_operation(program, output))
     model, digest = read_onnx(path.resolve(), root=path.resolve().parent, max_bytes=request.max_file_mib << 20)
     check_model(model, name=name)
@@ -74,7 +80,7 @@ def copy_model(path: Path, request: ImportRequest, stage: Path) -> ImportSource:
     if hashlib.sha256((stage / "model.onnx").read_bytes()).hexdigest() != digest:
         (stage / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
     select(model, output=request.output_name, constants=request.constants, name=name)
-    takes = onnx_image_input(model, name=name)
+    takes = onnx_image_input(model, batch_axis=request.batch_axis, name=name)
     return ImportSource(
         path=path,
         file="model.onnx",
