@@ -262,7 +262,7 @@ def _serving(package: ModelPackage, torch: Any, device: str) -> Callable[[Any], 
 
 
 def _know_containers(package: ModelPackage, torch: Any) -> None:
-    """Give PyTorch a stand-in for each type around the program's tensors that is unknown in this process.
+    """Give PyTorch a stand-in for each type that the program returns and that is unknown in this process.
 
     PyTorch reads only types that their own library has registered. Here nothing but the tensors in them counts, so
     that library need not be installed, and no module is imported because a file names it.
@@ -280,25 +280,16 @@ def _register_stand_in(name: str, fields: tuple[str, ...] | None, tree: Any) -> 
         tree._register_namedtuple(stand_in, serialized_type_name=name)  # noqa: SLF001 see above
         return
 
-    class StandIn(list[Any]):
-        context: Any = None
-
-    def packed(values: Any, context: Any) -> StandIn:
-        made = StandIn(values)
-        made.context = context
-        return made
+    class StandIn:
+        """Only its name is ever used: an unpacked answer is a list."""
 
     tree.register_pytree_node(
         StandIn,
-        lambda made: ([*made], made.context),
-        packed,
+        lambda _: ([], None),
+        lambda values, _: [*values],
         serialized_type_name=name,
         to_dumpable_context=lambda context: context,
         from_dumpable_context=lambda context: context,
-        flatten_with_keys_fn=lambda made: (
-            [(tree.SequenceKey(place), value) for place, value in enumerate(made)],
-            made.context,
-        ),
     )
 
 

@@ -180,6 +180,23 @@ def test_every_type_that_names_its_values_names_the_outputs(tmp_path: Path, kind
     assert found == {"shop.Pair": ("logits", "features"), kind: None}
 
 
+@pytest.mark.parametrize(
+    ("kind", "fits"), [("builtins.dict", True), ("collections.OrderedDict", True), ("shop.Image", False)]
+)
+def test_a_program_that_takes_a_type_of_a_library_is_refused(tmp_path: Path, kind: str, *, fits: bool) -> None:
+    document = made_program([("linear.default", {})], names=["logits"])
+    leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
+    inner = {"type": kind, "context": '["image"]', "children_spec": [leaf]}
+    tree = {"type": "builtins.tuple", "context": "null", "children_spec": [inner]}
+    document["graph_module"]["module_call_graph"] = [{"signature": {"in_spec": json.dumps([1, tree])}}]
+    folder = chosen(tmp_path, document, "softmax")
+    if fits:
+        assert load_package(folder).signature.input_name == "x"
+        return
+    with pytest.raises(ModelRejected, match=r"its input inside a shop\.Image, but an image is given as a tensor"):
+        load_package(folder)
+
+
 @pytest.mark.parametrize("context", ["shop.Pair", 5, "[]", '[["a"]]', '["a", 2]'])
 def test_a_type_that_names_nothing_leaves_the_outputs_their_own_names(tmp_path: Path, context: Any) -> None:
     document = made_program([("linear.default", {}), ("relu.default", {})], names=["a", "b"])

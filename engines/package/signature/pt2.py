@@ -44,6 +44,7 @@ _ENDS = {
 """Operations as ONNX names them, which ``engines.package.activation`` knows."""
 _MOVING = frozenset({"view", "reshape", "flatten", "squeeze", "unsqueeze", "to", "_to_copy", "clone", "alias", "slice",
                      "clamp", "permute", "transpose", "contiguous", "detach", "dropout"})  # fmt: skip
+_PLAIN = ("builtins.", "collections.")
 _MODES = frozenset({"training", "train"})
 _MAX_STEPS = 64
 
@@ -62,7 +63,7 @@ class Program:
     tensors: tuple[str, ...]
     """The name of each output inside the graph."""
     containers: Mapping[str, tuple[str, ...] | None]
-    """The types that hold what it takes and returns, such as ``builtins.dict``; a named tuple's with its fields."""
+    """The types that hold what it returns, such as ``builtins.dict``; a named tuple's with its fields."""
 
 
 def read_program(path: Path, *, name: str) -> Program:
@@ -74,6 +75,7 @@ def read_program(path: Path, *, name: str) -> Program:
     document = _document(path, name)
     try:
         program = _program_from(document)
+        _check_plain_inputs(document["graph_module"], name)
         _check_inference_mode(document, program, name)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as exc:
         raise ModelRejected(
@@ -231,14 +233,17 @@ def _named_tuples(module: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _containers(module: Any) -> dict[str, tuple[str, ...] | None]:
-    found: dict[str, tuple[str, ...] | None] = {**_named_tuples(module)}
-    waiting = [_tree(module, "in_spec"), _tree(module, "out_spec")]
+    return {**dict.fromkeys(_types(_tree(module, "out_spec"))), **_named_tuples(module)}
+
+
+def _types(tree: Mapping[str, Any]) -> list[str]:
+    """The types of a tree that hold others, each once."""
+    found, waiting = [], [tree]
     while waiting:
-        tree = waiting.pop()
-        if tree.get("type"):
-            found.setdefault(str(tree["type"]), None)
-        waiting += tree.get("children_spec") or ()
-    return found
+        each = waiting.pop()
+        found += [str(each["type"])] if each.get("type") else []
+        waiting += each.get("children_spec") or ()
+    return sorted(set(found))
 
 
 def _tree(module: Any, which: str) -> dict[str, Any]:
@@ -248,6 +253,17 @@ def _tree(module: Any, which: str) -> dict[str, Any]:
     spec = json.loads(text) if isinstance(text, str) else None
     tree = spec[1] if isinstance(spec, list) and len(spec) > 1 else None
     return tree if isinstance(tree, dict) else {}
+
+
+def _check_plain_inputs(module: Any, name: str) -> None:
+    """Refuse a program that takes a type of a library: the image is given as a tensor, in plain containers at most."""
+    other = [kind for kind in _types(_tree(module, "in_spec")) if not kind.startswith(_PLAIN)]
+    if other:
+        raise ModelRejected(
+            f"{name} takes its input inside a {other[0]}, but an image is given as a tensor, by position or keyword. "
+            "Export a program that takes the tensor itself",
+            type=other[0],
+        )
 
 
 def _check_inference_mode(document: Any, program: Program, name: str) -> None:
