@@ -11,6 +11,7 @@ with a = -0.5). Images of 8 bits are also rounded between the passes there, whic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -108,11 +109,13 @@ class AntialiasScaler:
         crop: tuple[slice, slice],
         window: tuple[slice, slice],
         skipped: tuple[int, int] = (0, 0),
+        channels: tuple[int, ...] = (3,),
     ) -> AntialiasScaler:
         """For frames of ``size`` (height, width) that become ``scaled``, of which ``crop`` goes to ``window``.
 
-        ``skipped`` pixels at both ends of each side are cut off before.
+        ``skipped`` pixels at both ends of each side are cut off before. ``channels`` is (3,), or () for one plane.
         """
+        depth = math.prod(channels)
         factors = [_reduction(side, side / to) for side, to in zip(size, scaled, strict=True)]
         if 1 in factors and max(factors) <= _MAX_UNEVEN:
             factors = [1, 1]
@@ -124,9 +127,9 @@ class AntialiasScaler:
         )
         for axis, pixels in ((rows, skipped[0]), (columns, skipped[1])):
             axis.source = slice(axis.source.start + pixels, axis.source.stop + pixels)
-        widest = max(_MAX_PRODUCT // max(weights.size for _, _, weights in rows.blocks) // 3, 1)
+        widest = max(_MAX_PRODUCT // max(weights.size for _, _, weights in rows.blocks) // depth, 1)
         strips = [slice(at, min(at + widest, columns.count)) for at in range(0, columns.count, widest)]
-        width = min(widest, columns.count) * 3
+        width = min(widest, columns.count) * depth
         bands = _bands(rows.blocks, _BAND_VALUES // width)
         return cls(
             rows,
@@ -135,19 +138,20 @@ class AntialiasScaler:
             strips,
             bands,
             np.empty((max(source.stop - source.start for source, _ in bands), width), np.float32),
-            np.empty((columns.count * 3, rows.length), np.float32),
-            np.empty((columns.length * 3, rows.length), np.float32),
-            np.empty((columns.length * 3, rows.length), np.uint8),
+            np.empty((columns.count * depth, rows.length), np.float32),
+            np.empty((columns.length * depth, rows.length), np.float32),
+            np.empty((columns.length * depth, rows.length), np.uint8),
         )
 
     def fill(self, image: Images, out: Images) -> None:
-        """Write ``image``, ``(H, W, 3)`` uint8, into ``window`` of ``out``, ``(height, width, 3)`` uint8."""
-        rows, columns = self.rows, self.columns
+        """Write ``image``, ``(H, W, 3)`` or ``(H, W)`` uint8, into ``window`` of ``out`` with the same channels."""
+        rows, columns, channels = self.rows, self.columns, image.shape[2:]
+        depth = math.prod(channels)
         part = image[rows.source, columns.source]
         if (rows.factor, columns.factor) != (1, 1):
             part = np.asarray(cv2.resize(part, (columns.count, rows.count), interpolation=cv2.INTER_AREA), np.uint8)
         for strip in self.strips:
-            turned = self.half[strip.start * 3 : strip.stop * 3].T
+            turned = self.half[strip.start * depth : strip.stop * depth].T
             for source, blocks in self.bands:
                 band = part[source, strip]
                 tall = self.tall[: len(band), : turned.shape[1]]
@@ -161,7 +165,7 @@ class AntialiasScaler:
         np.clip(done, 0.0, 255.0, out=done)
         np.add(done, 0.5, out=done)
         np.copyto(self.rounded, self.done, casting="unsafe")
-        np.copyto(out[self.window], cv2.transpose(self.rounded).reshape(rows.length, columns.length, 3))
+        np.copyto(out[self.window], cv2.transpose(self.rounded).reshape(rows.length, columns.length, *channels))
 
 
 def _bands(blocks: Sequence[_Block], max_length: int) -> list[_Band]:
