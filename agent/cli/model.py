@@ -141,6 +141,11 @@ def _constants(
 @click.option("--class-axis", type=Whole(0, 7), help="Axis of the classes in that output, where it is not the last.")
 @click.option("--features", metavar="NAME", help="The tensor with each image's embedding, to publish it for drift.")
 @click.option(
+    "--batch-axis",
+    type=click.IntRange(0, 3),
+    help="Axis of the batch in the image's input, where it is not the first.",
+)
+@click.option(
     "--constant",
     "constants",
     metavar="NAME=VALUE",

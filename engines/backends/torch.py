@@ -6,7 +6,6 @@ Preprocessing has the steps and constants of ``engines.graph.preprocessing``, in
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
 import pickle
 import struct
@@ -16,7 +15,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,7 +49,6 @@ _LOAD_ERRORS = (
         pickle.UnpicklingError,
     ),
 )
-_OUTPUTS = "transformers.modeling_outputs"
 _TRIAL_IMAGES = 3
 _RELATIVE, _ABSOLUTE = 1e-3, 1e-4
 """Tolerance between an image alone and in a batch, as in ``engines.graph.batch_dimension``."""
@@ -244,8 +242,8 @@ def _is_thread_count(value: object) -> bool:
 
 def _serving(package: ModelPackage, torch: Any, device: str) -> Callable[[Any], Any]:
     """Return a function from uint8 ``(N, H, W, 3)`` BGR on ``device`` to float32 ``(N, classes)`` probabilities."""
-    _know_outputs(package)
     try:
+        _know_containers(package, torch)
         program = torch.export.load(str(package.model_path))
         model = program.module().to(device)
         call = _Call(package, program, torch, device)
@@ -263,18 +261,36 @@ def _serving(package: ModelPackage, torch: Any, device: str) -> Callable[[Any], 
     return serve
 
 
-def _know_outputs(package: ModelPackage) -> None:
-    """Import transformers for a program that returns one of its outputs: PyTorch reads only types that it knows."""
-    if not read_program(package.model_path, name=package.title).returns.startswith(_OUTPUTS):
+def _know_containers(package: ModelPackage, torch: Any) -> None:
+    """Give PyTorch a stand-in for each type that the program returns and that is unknown in this process.
+
+    PyTorch reads only types that their own library has registered. Here nothing but the tensors in them counts, so
+    that library need not be installed, and no module is imported because a file names it.
+    """
+    tree = torch.utils._pytree  # noqa: SLF001 torch.export itself documents its trees by this module
+    for name, fields in read_program(package.model_path, name=package.title).containers.items():
+        if name not in tree.SERIALIZED_TYPE_TO_PYTHON_TYPE:
+            _register_stand_in(name, fields, tree)
+
+
+def _register_stand_in(name: str, fields: tuple[str, ...] | None, tree: Any) -> None:
+    """``fields`` are those of a named tuple, which PyTorch makes of its values itself."""
+    if fields is not None:
+        stand_in: Any = NamedTuple("StandIn", [(field, Any) for field in fields])  # type: ignore[misc] # known only here
+        tree._register_namedtuple(stand_in, serialized_type_name=name)  # noqa: SLF001 see above
         return
-    try:
-        importlib.import_module(_OUTPUTS)
-    except (ImportError, OSError, RuntimeError, AttributeError) as exc:
-        raise EngineUnavailable(
-            f"{package.title} returns an output of transformers, but transformers cannot be imported: {exc}. Install "
-            "it: pip install transformers, or export a model that returns a dict",
-            engine="torch",
-        ) from exc
+
+    class StandIn:
+        """Only its name is ever used: an unpacked answer is a list."""
+
+    tree.register_pytree_node(
+        StandIn,
+        lambda _: ([], None),
+        lambda values, _: [*values],
+        serialized_type_name=name,
+        to_dumpable_context=lambda context: context,
+        from_dumpable_context=lambda context: context,
+    )
 
 
 class _Call:
@@ -345,6 +361,8 @@ def _preparation(package: ModelPackage, torch: Any, device: str) -> Callable[[An
             planes = planes.float() * factor + shift
         if signature.layout == "NHWC":
             planes = planes.permute(0, 2, 3, 1)
+        if spec.batch_axis:
+            planes = planes.movedim(0, spec.batch_axis)
         if not signature.has_batch_axis:
             planes = planes[0]
         return planes.to(dtype).contiguous()

@@ -62,7 +62,8 @@ class ImportRequest:
     ``model`` is an ONNX or .pt2 file, a folder of Hugging Face or timm, or ``timm:NAME`` with ``checkpoint``. ``mean``
     and ``std`` have one value per channel, or one for all. ``size`` is width and height in pixels, for models with a
     dynamic size. ``activation`` None runs the model to find out. ``positive`` is the label that the one score of a
-    binary model speaks for. ``output_name``, ``class_axis``, ``features`` and ``constants`` are as in the manifest.
+    binary model speaks for. ``output_name``, ``class_axis``, ``features``, ``batch_axis`` and ``constants`` are as in
+    the manifest.
     ``out`` is the directory in which the package directory is created. ``max_file_mib`` limits the model with its
     external data.
     """
@@ -86,6 +87,7 @@ class ImportRequest:
     positive: str | None = None
     output_name: str | None = None
     class_axis: int | None = None
+    batch_axis: int | None = None
     features: str | None = None
     constants: Constants = ()
     checkpoint: Path | None = None
@@ -152,6 +154,8 @@ def input_section(request: ImportRequest, facts: TrainingFacts, takes: ImageInpu
     section["std"] = list(given.std if len(given.std) == count else given.std * count)
     if request.constants:
         section["constants"] = {key: list(values) for key, values in request.constants}
+    if request.batch_axis is not None:
+        section["batch_axis"] = request.batch_axis
     return section
 
 

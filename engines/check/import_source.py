@@ -68,7 +68,13 @@ def copy_model(path: Path, request: ImportRequest, stage: Path) -> ImportSource:
         refuse_features(request.features, name=name)
         (stage / "model.pt2").write_bytes(read_model_bytes(path, max_bytes=request.max_file_mib << 20))
         program = read_program(stage / "model.pt2", name=name)
-        takes, output = pt2_image_input(program, output=request.output_name, constants=request.constants, name=name)
+        takes, output = pt2_image_input(
+            program,
+            output=request.output_name,
+            constants=request.constants,
+            batch_axis=request.batch_axis,
+            name=name,
+        )
         return ImportSource(path=path, file="model.pt2", takes=takes, last=last_operation(program, output))
     model, digest = read_onnx(path.resolve(), root=path.resolve().parent, max_bytes=request.max_file_mib << 20)
     check_model(model, name=name)
@@ -76,7 +82,7 @@ def copy_model(path: Path, request: ImportRequest, stage: Path) -> ImportSource:
     if hashlib.sha256((stage / "model.onnx").read_bytes()).hexdigest() != digest:
         (stage / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
     select(model, output=request.output_name, constants=request.constants, name=name, features=request.features)
-    takes = onnx_image_input(model, name=name, features=request.features)
+    takes = onnx_image_input(model, name=name, features=request.features, batch_axis=request.batch_axis)
     return ImportSource(
         path=path,
         file="model.onnx",

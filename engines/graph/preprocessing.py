@@ -80,6 +80,10 @@ def input_chain(
         chain.add("Transpose", label="layout", perm=[0, 2, 3, 1])
     if signature.dtype != "float32" and not (signature.dtype == "uint8" and takes_float):
         chain.add("Cast", label="dtype", to=_ELEMENT[signature.dtype])
+    if spec.batch_axis:
+        perm = [1, 2, 3]
+        perm.insert(spec.batch_axis, 0)
+        chain.add("Transpose", label="batch", perm=perm)
     if not signature.has_batch_axis:
         pixels = (signature.channels, signature.height, signature.width)
         sides = pixels if signature.layout == "NCHW" else (*pixels[1:], pixels[0])

@@ -224,6 +224,7 @@ def input_spec(section: InputSection) -> InputSpec:
             (name, tuple(map(float, value if isinstance(value, list) else [value])))
             for name, value in section.constants.items()
         ),
+        batch_axis=section.batch_axis,
     )
 
 

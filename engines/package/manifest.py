@@ -40,7 +40,10 @@ class _Section(BaseModel):
 
 
 class InputSection(_Section):
-    """``input``: how an image becomes the model's input, and the values of its other inputs."""
+    """``input``: how an image becomes the model's input, and the values of its other inputs.
+
+    ``batch_axis``: the axis of the batch in that input, where it is not the first.
+    """
 
     width: Side
     height: Side
@@ -52,6 +55,7 @@ class InputSection(_Section):
     mean: list[float] | None = None
     std: list[float] | None = None
     constants: dict[TensorName, Constant] = Field(default_factory=dict)
+    batch_axis: Annotated[int, Field(ge=0, le=3)] | None = None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> InputSection:

@@ -40,7 +40,7 @@ class InputSpec:
     ``resize_to`` is the length of the shorter side in pixels before the centre crop, None for the other modes. A value
     v of channel c becomes ``(v * scale - mean[c]) / std[c]``; channels are in the model's own colour order, and
     ``mean`` and ``std`` have one entry per channel (three, or one for gray). ``constants`` are the values of the
-    model's other inputs.
+    model's other inputs. ``batch_axis`` is the axis of the batch in the model's input, None for the first one.
     """
 
     width: int
@@ -53,6 +53,7 @@ class InputSpec:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     constants: Constants = ()
+    batch_axis: int | None = None
 
     @property
     def channels(self) -> int:

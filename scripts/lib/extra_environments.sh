@@ -3,13 +3,14 @@
 # checkout, or come from the system. Sourced, not run; needs environment.sh, and $lock and run_pytest of its caller.
 # They are pinned here, not in the lock: the build depends on the machine (CPU or CUDA), so no single hash fits everywhere.
 
-extra_environments=(torch openvino gpu-wheel gstreamer jtop tensorrt-bindings triton prometheus browser schemathesis)
+extra_environments=(torch export openvino gpu-wheel gstreamer jtop tensorrt-bindings triton prometheus browser schemathesis)
 
 # test_extra NAME: make that environment and run the tests that need it. A missing engine, GStreamer or jtop fails there
 # instead of being skipped.
 test_extra() {
   case $1 in
     torch) test_engines torch ort-cpu,torch ;;
+    export) test_export ;;
     openvino) test_engines openvino ort-cpu,ort-openvino ;;
     gpu-wheel) test_engines gpu-wheel ort-cpu ;;
     gstreamer) test_gstreamer ;;
@@ -46,6 +47,19 @@ install_engine() {
 replace_onnxruntime() {
   "$1/bin/python" -m pip uninstall --quiet --yes onnxruntime
   pip_install "$1" "$2"
+}
+
+# The frameworks that an import exports models of. timm needs torchvision; onnxscript is the newer exporter's.
+test_export() {
+  local folder
+  folder=$(test_environment_folder export)
+  have_environment "$folder" "$lock" install_export
+  REQUIRE_EXPORT=1 run_pytest "$folder/bin/python" tests/integration/test_engines_export.py
+}
+
+# install_export FOLDER
+install_export() {
+  pip_install "$1" torch==2.13.0 torchvision==0.28.0 timm==1.0.31 transformers==5.24.0 onnxscript==0.7.2
 }
 
 # GStreamer's bindings are a system package and work with the system's Python only.

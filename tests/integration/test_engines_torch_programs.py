@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from agent.__main__ import main
-from engines import load_package
+from engines import EngineOptions, load_package, open_engine
 from tests.fixtures.torch_packages import write_torch_package
 
 pytest.importorskip("torch", reason="PyTorch is not installed here")
@@ -75,3 +79,67 @@ def test_verify_takes_an_imported_program(made: Path, tmp_path: Path, capsys: py
     assert certificate["max_abs_difference"] < 1e-5
     assert main([*command, "--engine", "ort-cpu"]) == 69
     assert "needs an ONNX model" in capsys.readouterr().err
+
+
+class _Answer(dict[str, Any]):
+    """An output as transformers defines one beside each of its models."""
+
+
+class _Pair(NamedTuple):
+    features: Any
+    logits: Any
+
+
+@dataclasses.dataclass
+class _Record:
+    features: Any
+    logits: Any
+
+
+_KINDS: dict[str, Callable[[Any], Any]] = {
+    "a dict of its own type": _Answer,
+    "one inside another": lambda values: _Answer(inner=_Answer(values)),
+    "a named tuple": lambda values: _Pair(**values),
+    "a dataclass": lambda values: _Record(**values),
+}
+
+
+def _register(tree: Any) -> None:
+    """As the libraries do that define these types."""
+    tree.register_pytree_node(
+        _Answer,
+        lambda answer: ([*answer.values()], [*answer]),
+        lambda values, keys: _Answer(zip(keys, values, strict=True)),
+        serialized_type_name="shop.Answer",
+        flatten_with_keys_fn=tree._dict_flatten_with_keys,
+    )
+    tree._register_namedtuple(_Pair, serialized_type_name="shop.Pair")
+    tree.register_dataclass(_Record, serialized_type_name="shop.Record")
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_a_program_with_types_of_a_library_that_is_absent_is_served(tmp_path: Path, kind: str) -> None:
+    import torch
+
+    tree = torch.utils._pytree
+
+    class Program(torch.nn.Module):  # type: ignore[misc]  # the library has no types here
+        def forward(self, image: Any) -> Any:
+            return _KINDS[kind]({"features": image.amax((2, 3)), "logits": image.mean((2, 3)) * 9})
+
+    _register(tree)
+    try:
+        program = torch.export.export(Program(), (torch.zeros((1, 3, 32, 32)),))
+        torch.export.save(program, tmp_path / "model.pt2")
+    finally:
+        for known in (_Answer, _Pair, _Record):
+            tree._deregister_pytree_node(known)
+    (tmp_path / "labels.txt").write_text("a\nb\nc", encoding="utf-8")
+    name = "logits" if kind != "one inside another" else "mul"
+    command = ["model", "import", str(tmp_path / "model.pt2"), "--labels", str(tmp_path / "labels.txt")]
+    options = ["--output-name", name, "--name", "absent", "--output", str(tmp_path), *_PREPROCESSING]
+    assert main([*command, *options]) == 0
+    with open_engine(load_package(tmp_path / "absent-1.0.0"), EngineOptions(cache_dir=tmp_path)) as engine:
+        scores = engine.infer(np.full((1, 32, 32, 3), (0, 51, 255), np.uint8))  # BGR
+    wanted = np.exp(np.array([9.0, 1.8, 0.0]))
+    np.testing.assert_allclose(scores[0], wanted / wanted.sum(), atol=1e-5)

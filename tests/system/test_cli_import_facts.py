@@ -203,6 +203,26 @@ def test_outputs_and_constants_are_asked_for_and_chosen(tmp_path: Path, capsys: 
     assert (package.output.name, package.input.constants) == ("logits", (("training", (0.0,)),))
 
 
+def test_the_axes_of_batch_and_classes_are_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proto = onnx.load(_model(tmp_path / "best.onnx", ULTRALYTICS))
+    image, scores = proto.graph.input[0], proto.graph.output[0]
+    proto.graph.node[0].input[0] = "turned"
+    proto.graph.node.insert(0, onnx.helper.make_node("Transpose", [image.name], ["turned"], perm=[3, 0, 1, 2]))
+    proto.graph.node.append(onnx.helper.make_node("Transpose", [scores.name], ["last"], perm=[1, 0]))
+    image.CopyFrom(onnx.helper.make_tensor_value_info(image.name, onnx.TensorProto.FLOAT, [3, 8, 8, "N"]))
+    scores.CopyFrom(onnx.helper.make_tensor_value_info("last", onnx.TensorProto.FLOAT, [5, "N"]))
+    onnx.save(proto, tmp_path / "best.onnx")
+    assert _import(tmp_path / "best.onnx", tmp_path) == 78
+    assert "(axis 0: 3, axis 1: 8, axis 2: 8, axis 3: ?)" in (error := capsys.readouterr().err)
+    assert "--batch-axis N" in error
+    assert _import(tmp_path / "best.onnx", tmp_path, "--batch-axis", "3") == 78
+    assert "(axis 0: 5, axis 1: ?)" in (error := capsys.readouterr().err)
+    assert "--class-axis N" in error
+    assert _import(tmp_path / "best.onnx", tmp_path, "--batch-axis", "3", "--class-axis", "0") == 0
+    package = load_package(tmp_path / "net-1.0.0")
+    assert (package.input.batch_axis, package.output.class_axis) == (3, 0)
+
+
 @pytest.mark.parametrize("value", ["training", "=1", "training=maybe", "training=1,,2", "training=inf"])
 def test_a_constant_that_cannot_be_read_is_a_usage_error(
     value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -18,6 +18,8 @@ from engines.errors import ModelRejected
 from engines.graph.batch_dimension import run_serving_model
 from engines.graph.serving_model import build_serving_model
 from engines.package.load import ModelPackage, load_package
+from engines.package.signature.base import TensorFacts, image_input, layout_of, signature_from
+from engines.package.specs import InputSpec
 from tests.fixtures.packages import PackageFiles, TinyModel
 
 _PIXELS = np.random.default_rng(5).integers(0, 256, (2, 6, 8, 3), np.uint8)
@@ -162,7 +164,8 @@ def test_classes_on_the_first_axis_are_served_where_the_axis_is_stated(tmp_path:
     model = TinyModel().proto()
     model.graph.node.append(helper.make_node("Transpose", ["logits"], ["turned"], perm=[1, 0]))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("turned", TensorProto.FLOAT, [5, 1]))
-    with pytest.raises(ModelRejected, match=r"5x1, whose first dimension is 5, but the batch is 1.*--class-axis 0"):
+    words = r"shape 5x1 \(axis 0: 5, axis 1: 1\), but the batch is 1\. .*--class-axis N"
+    with pytest.raises(ModelRejected, match=words):
         package(tmp_path, model, {"activation": "softmax"})
     (tmp_path / "stated").mkdir()
     made = package(tmp_path / "stated", model, {"activation": "softmax", "class_axis": 0})
@@ -173,6 +176,74 @@ def test_classes_on_the_first_axis_are_served_where_the_axis_is_stated(tmp_path:
         run_serving_model(serving, _PIXELS), powers / powers.sum(axis=1, keepdims=True), atol=1e-6
     )
     assert serving.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def batch_elsewhere(axis: int, layout: str, batch: int | None) -> onnx.ModelProto:
+    """The tiny model with the batch on another axis of its image, and on the last one of its scores."""
+    model = TinyModel(layout=layout, batch=batch or "N").proto()
+    order = [*range(1, axis + 1), 0, *range(axis + 1, 4)]
+    sides = [batch, *((3, 6, 8) if layout == "NCHW" else (6, 8, 3))]
+    model.graph.input[0].CopyFrom(
+        helper.make_tensor_value_info("moved", TensorProto.FLOAT, [sides[place] or "N" for place in order])
+    )
+    back = helper.make_node("Transpose", ["moved"], ["image"], perm=[order.index(place) for place in range(4)])
+    model.graph.node[0].input[0] = "image"
+    model.graph.node.insert(0, back)
+    model.graph.node.append(helper.make_node("Transpose", ["logits"], ["turned"], perm=[1, 0]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("turned", TensorProto.FLOAT, [5, batch or "N"]))
+    return model
+
+
+@pytest.mark.parametrize(("layout", "axis"), [("NCHW", 3), ("NCHW", 1), ("NHWC", 3), ("NHWC", 2), ("NCHW", 0)])
+@pytest.mark.parametrize("batch", [1, None])
+def test_a_batch_on_another_axis_is_served_where_the_axis_is_stated(
+    tmp_path: Path, layout: str, axis: int, batch: int | None
+) -> None:
+    files = PackageFiles.of().with_model(batch_elsewhere(axis, layout, batch).SerializeToString())
+    files.manifest["output"] = {"activation": "softmax", "class_axis": 0}
+    files.manifest["input"]["batch_axis"] = axis
+    made = load_package(files.write(tmp_path))
+    assert (made.signature.batch, made.signature.layout) == (batch, layout)
+    serving = build_serving_model(made)
+    raw = reference(TinyModel().proto(), "logits")
+    powers = np.exp(raw - raw.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(
+        run_serving_model(serving, _PIXELS), powers / powers.sum(axis=1, keepdims=True), atol=1e-6
+    )
+    assert serving.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+@pytest.mark.parametrize(
+    ("shape", "scores", "batch_axis", "facts"),
+    [
+        ([3, 6, 8, "N"], [5, 1], None, ["shape 5x1", "but the batch is 3", "If 3 is no batch", "--batch-axis N"]),
+        ([1, 3, 6, 8], [5, "N"], None, ["(axis 0: 5, axis 1: ?), but the batch is 1", "--class-axis N"]),
+        (["N", 3, 6, 8], [5, "N"], None, ["(axis 0: 5, axis 1: ?)", "known number on the last", "--class-axis N"]),
+        ([3, 6, 8], [5], 1, ["3x6x8, one image without a batch", "input.batch_axis is 1", "--batch-axis"]),
+    ],
+)
+def test_an_axis_that_does_not_fit_is_refused_with_the_list_and_the_flag(
+    tmp_path: Path, shape: list[Any], scores: list[Any], batch_axis: int | None, facts: list[str]
+) -> None:
+    source = TensorFacts("image", "float32", tuple(None if dim == "N" else dim for dim in shape))
+    target = TensorFacts("scores", "float32", tuple(None if dim == "N" else dim for dim in scores))
+    spec = InputSpec(width=8, height=6, batch_axis=batch_axis)
+    with pytest.raises(ModelRejected) as caught:
+        signature_from(source, target, layout_of(source, spec, fallback="NCHW", name="m"), spec, name="m")
+    for fact in facts:
+        assert fact in caught.value.message
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 8, None), (None, 6, 3, 8), (3, 6, 8, 2)])
+def test_an_image_without_channels_at_an_end_asks_for_the_batch_axis(shape: Any) -> None:
+    source = TensorFacts("image", "float32", shape)
+    with pytest.raises(ModelRejected) as caught:
+        image_input(source, batch_axis=None, fallback="NCHW", name="m")
+    for fact in (f"axis 2: {shape[2]}", "1 or 3 channels at one end of it", "batch is on axis 0", "--batch-axis N"):
+        assert fact in caught.value.message
+    if shape[0] == 3:
+        taken = image_input(source, batch_axis=3, fallback="NCHW", name="m")
+        assert (taken.layout, taken.height, taken.width, taken.channels) == ("NCHW", 6, 8, 3)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
@@ -194,7 +265,7 @@ def test_a_model_without_a_batch_axis_gets_one(tmp_path: Path, layout: str) -> N
 
 def test_a_digest_from_before_these_keys_stays_valid(tmp_path: Path) -> None:
     package = load_package(PackageFiles.of().write(tmp_path))
-    before = {key: value for key, value in asdict(package.input).items() if key != "constants"}
+    before = {key: value for key, value in asdict(package.input).items() if key not in {"constants", "batch_axis"}}
     output = asdict(package.output)
     facts = {
         "form": 1,

@@ -14,6 +14,7 @@ import pytest
 from engines.errors import ModelRejected
 from engines.graph.serving_model import build_serving_model
 from engines.package.load import load_package
+from engines.package.signature.pt2 import read_program
 from tests.fixtures.packages import PackageFiles, TinyModel
 
 _DYNAMIC = {"as_expr": {"expr_str": "Symbol('s77', positive=True, integer=True)", "hint": {"as_int": 2}}}
@@ -154,6 +155,55 @@ def test_a_tree_that_is_no_dict_of_the_outputs_leaves_their_own_names(tmp_path: 
     document = made_program([("linear.default", {}), ("relu.default", {})], names=["a", "b"], keys=keys)
     package = load_package(chosen(tmp_path, document, "softmax", name="v1"))
     assert package.signature.output_name == "v1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "context"),
+    [
+        ("collections.OrderedDict", '["logits", "features"]'),
+        ("transformers.models.swin.modeling_swin.SwinImageClassifierOutput", '["logits", "features"]'),
+        ("shop.Answer", '[["logits", "features"], ["loss"]]'),  # a dataclass
+        ("collections.namedtuple", "shop.Pair"),
+        ("collections.defaultdict", {"default_factory_name": "list", "dict_context": ["logits", "features"]}),
+    ],
+)
+def test_every_type_that_names_its_values_names_the_outputs(tmp_path: Path, kind: str, context: Any) -> None:
+    document = made_program([("linear.default", {}), ("relu.default", {})], names=["a", "b"])
+    leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
+    tree = {"type": kind, "context": context, "children_spec": [leaf, leaf]}
+    module = document["graph_module"]
+    module["module_call_graph"] = [{"signature": {"out_spec": json.dumps([1, tree])}}]
+    module["treespec_namedtuple_fields"] = {"shop.Pair": {"field_names": ["logits", "features"]}}
+    folder = chosen(tmp_path, document, "softmax", name="features")
+    assert load_package(folder).signature.output_name == "features"
+    found = read_program(folder / "model.pt2", name="model.pt2").containers
+    assert found == {"shop.Pair": ("logits", "features"), kind: None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fits"), [("builtins.dict", True), ("collections.OrderedDict", True), ("shop.Image", False)]
+)
+def test_a_program_that_takes_a_type_of_a_library_is_refused(tmp_path: Path, kind: str, *, fits: bool) -> None:
+    document = made_program([("linear.default", {})], names=["logits"])
+    leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
+    inner = {"type": kind, "context": '["image"]', "children_spec": [leaf]}
+    tree = {"type": "builtins.tuple", "context": "null", "children_spec": [inner]}
+    document["graph_module"]["module_call_graph"] = [{"signature": {"in_spec": json.dumps([1, tree])}}]
+    folder = chosen(tmp_path, document, "softmax")
+    if fits:
+        assert load_package(folder).signature.input_name == "x"
+        return
+    with pytest.raises(ModelRejected, match=r"its input inside a shop\.Image, but an image is given as a tensor"):
+        load_package(folder)
+
+
+@pytest.mark.parametrize("context", ["shop.Pair", 5, "[]", '[["a"]]', '["a", 2]'])
+def test_a_type_that_names_nothing_leaves_the_outputs_their_own_names(tmp_path: Path, context: Any) -> None:
+    document = made_program([("linear.default", {}), ("relu.default", {})], names=["a", "b"])
+    leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
+    tree = {"type": "shop.Pair", "context": context, "children_spec": [leaf, leaf]}
+    document["graph_module"]["module_call_graph"] = [{"signature": {"out_spec": json.dumps([1, tree])}}]
+    assert load_package(chosen(tmp_path, document, "softmax", name="v1")).signature.output_name == "v1"
 
 
 @pytest.mark.parametrize(

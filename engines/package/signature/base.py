@@ -15,6 +15,8 @@ Shape = tuple["int | None", ...]
 _INPUT_DTYPES: dict[str, InputDtype] = {"float32": "float32", "float16": "float16", "uint8": "uint8"}
 _OUTPUT_DTYPES = frozenset({"float32", "float16", "float64"})
 _IMAGE_RANK = 4
+_NAME_BATCH = "If another axis is the batch, set input.batch_axis (agent model import: --batch-axis N)"
+_NAME_CLASSES = "If the classes are on another axis, set output.class_axis (agent model import: --class-axis N)"
 
 MAX_FIXED_BATCH = 256
 """Largest fixed batch size of a model: every run computes all of it."""
@@ -46,6 +48,12 @@ class ImageInput:
 def shape_text(shape: Sequence[int | None] | None) -> str:
     """``1x3x224x224``; a dynamic dimension is ``?``."""
     return "unknown" if shape is None else "x".join("?" if d is None else str(d) for d in shape) or "scalar"
+
+
+def _axes_text(shape: Sequence[int | None] | None) -> str:
+    """``shape 5x? (axis 0: 5, axis 1: ?)``, for messages from which an axis is chosen."""
+    axes = ", ".join(f"axis {place}: {'?' if dim is None else dim}" for place, dim in enumerate(shape or ()))
+    return f"shape {shape_text(shape)}" + (f" ({axes})" if axes else "")
 
 
 def the_input(inputs: Sequence[TensorFacts], *, name: str) -> TensorFacts:
@@ -99,7 +107,7 @@ def layout_of(source: TensorFacts, spec: InputSpec, *, fallback: Layout, name: s
     Raises:
         ModelRejected: not an image, or another size or channel count.
     """
-    shape = image_rank(source, name=name)
+    shape = image_rank(source, batch_axis=spec.batch_axis, name=name)
     wanted: dict[Layout, Shape] = {
         "NCHW": (spec.channels, spec.height, spec.width),
         "NHWC": (spec.height, spec.width, spec.channels),
@@ -122,15 +130,25 @@ def layout_of(source: TensorFacts, spec: InputSpec, *, fallback: Layout, name: s
     )
 
 
-def image_rank(source: TensorFacts, *, name: str) -> Shape:
-    """Return the shape of an image input, 4 dimensions; one without a batch dimension takes one image.
+def image_rank(source: TensorFacts, *, batch_axis: int | None, name: str) -> Shape:
+    """Return the shape of an image input, 4 dimensions, with the batch first; one without a batch takes one image.
+
+    ``batch_axis`` is as in the manifest.
 
     Raises:
-        ModelRejected: it has neither 4 nor 3 dimensions.
+        ModelRejected: it has neither 4 nor 3 dimensions, or no such axis.
     """
     if source.shape is not None and len(source.shape) == _IMAGE_RANK:
-        return source.shape
+        place = batch_axis or 0
+        return (source.shape[place], *source.shape[:place], *source.shape[place + 1 :])
     if source.shape is not None and len(source.shape) == _IMAGE_RANK - 1:
+        if batch_axis is not None:
+            raise ModelRejected(
+                f"{name}: input {source.name} has shape {shape_text(source.shape)}, one image without a batch, but "
+                f"input.batch_axis is {batch_axis}. Remove it (agent model import: --batch-axis)",
+                input=source.name,
+                batch_axis=batch_axis,
+            )
         return (1, *source.shape)
     raise ModelRejected(
         f"{name}: input {source.name} has shape {shape_text(source.shape)}, but an image input has 4 dimensions "
@@ -140,13 +158,13 @@ def image_rank(source: TensorFacts, *, name: str) -> Shape:
     )
 
 
-def image_input(source: TensorFacts, *, fallback: Layout, name: str) -> ImageInput:
-    """Return what a model takes; ``fallback`` is the layout if the shape does not tell.
+def image_input(source: TensorFacts, *, batch_axis: int | None, fallback: Layout, name: str) -> ImageInput:
+    """Return what a model takes; ``fallback`` is the layout if the shape does not tell, ``batch_axis`` as above.
 
     Raises:
         ModelRejected: not an image, or channels neither first nor last.
     """
-    _, a, b, c = image_rank(source, name=name)
+    _, a, b, c = image_rank(source, batch_axis=batch_axis, name=name)
     layout = fallback
     if a in {1, 3} and c not in {1, 3}:
         layout = "NCHW"
@@ -154,8 +172,8 @@ def image_input(source: TensorFacts, *, fallback: Layout, name: str) -> ImageInp
         layout = "NHWC"
     elif a is not None or c is not None:
         raise ModelRejected(
-            f"{name}: input {source.name} has shape {shape_text(source.shape)}, but an image input has 1 or 3 "
-            "channels at one end of it",
+            f"{name}: input {source.name} has {_axes_text(source.shape)}, but an image has 1 or 3 channels at one end "
+            f"of it, and the batch is on axis {batch_axis or 0}. {_NAME_BATCH}",
             input=source.name,
             shape=shape_text(source.shape),
         )
@@ -179,7 +197,7 @@ def signature_from(
     Raises:
         ModelRejected: the output is not one score per class.
     """
-    batch = image_rank(source, name=name)[0]
+    batch = image_rank(source, batch_axis=spec.batch_axis, name=name)[0]
     if batch is not None and batch > MAX_FIXED_BATCH:
         raise ModelRejected(
             f"{name}: input {source.name} takes exactly {batch} images at once, but the limit is {MAX_FIXED_BATCH}. "
@@ -209,16 +227,15 @@ def _classes(target: TensorFacts, batch: int | None, class_axis: int | None, *, 
         return _classes_on(class_axis, target, batch, name=name)
     if shape is not None and len(shape) > 1 and None not in (batch, shape[0]) and shape[0] != batch:
         raise ModelRejected(
-            f"{name}: output {target.name} has shape {shape_text(shape)}, whose first dimension is {shape[0]}, but "
-            f"the batch is {batch}. If the classes come first, set output.class_axis: 0 (agent model import: "
-            "--class-axis 0)",
+            f"{name}: output {target.name} has {_axes_text(shape)}, but the batch is {batch}. {_NAME_CLASSES}"
+            + (f". If {batch} is no batch, set input.batch_axis (--batch-axis N)" if batch != 1 else ""),
             output=target.name,
             shape=shape_text(shape),
         )
     if shape is None or None in shape[1:] or shape == (None,):
         raise ModelRejected(
-            f"{name}: output {target.name} has shape {shape_text(shape)}, so the number of classes is unknown. "
-            "Export the model with a fixed number of classes",
+            f"{name}: output {target.name} has {_axes_text(shape)}, but the classes are a known number on the last "
+            f"axis. {_NAME_CLASSES}, or export the model with a fixed number",
             output=target.name,
             shape=shape_text(shape),
         )
@@ -243,8 +260,9 @@ def _classes_on(axis: int, target: TensorFacts, batch: int | None, *, name: str)
     rest = [dim for place, dim in enumerate(shape) if place != axis and dim not in {None, 1, batch}]
     if classes is None or rest:
         raise ModelRejected(
-            f"{name}: output {target.name} has shape {shape_text(target.shape)}, but output.class_axis is {axis}, "
-            "where a known number of classes is expected and batch or 1 elsewhere. Correct class_axis",
+            f"{name}: output {target.name} has {_axes_text(target.shape)}, but output.class_axis is {axis}, where a "
+            "known number of classes is expected and batch or 1 elsewhere. Correct it (agent model import: "
+            "--class-axis N)",
             output=target.name,
             class_axis=axis,
         )

@@ -86,15 +86,20 @@ def onnx_signature(
     return replace(signature, features=embedding_length(embedding, batch=signature.batch, name=name))
 
 
-def onnx_image_input(model: onnx.ModelProto, *, name: str, features: str | None = None) -> ImageInput:
-    """Return what the model takes, without a manifest; ``features``: the output with the embedding, see ``select``.
+def onnx_image_input(
+    model: onnx.ModelProto, *, name: str, features: str | None = None, batch_axis: int | None = None
+) -> ImageInput:
+    """Return what the model takes, without a manifest, whose ``batch_axis`` counts.
+
+    ``features``: the output with the embedding, see ``select``.
 
     Raises:
         ModelRejected: no single image input and output of scores, or the layout is ambiguous.
     """
     source = the_input([facts_of(value) for value in data_inputs(model.graph)], name=name)
     the_output([facts_of(value) for value in model.graph.output if value.name != features], name=name)
-    return image_input(source, fallback=_layout_by_use(model.graph, source.name), name=name)
+    fallback = _layout_by_use(model.graph, source.name)
+    return image_input(source, batch_axis=batch_axis, fallback=fallback, name=name)
 
 
 def facts_of(value: onnx.ValueInfoProto) -> TensorFacts:
@@ -127,11 +132,12 @@ def _inferred_output_shape(
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     pixels = (spec.channels, spec.height, spec.width) if layout == "NCHW" else (spec.height, spec.width, spec.channels)
-    first = image_rank(source, name=target)[0]
-    batch = "batch" if first is None else first
+    first = image_rank(source, batch_axis=spec.batch_axis, name=target)[0]
+    batch, place = "batch" if first is None else first, spec.batch_axis or 0
+    whole = (*pixels[:place], batch, *pixels[place:])
     for value in fixed.graph.input:
         if value.name == source.name:
-            set_shape(value, pixels if len(source.shape or ()) == len(pixels) else (batch, *pixels))
+            set_shape(value, pixels if len(source.shape or ()) == len(pixels) else whole)
     # Stated shapes belong to the exported input size and would contradict the one set above.
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")

@@ -44,6 +44,7 @@ _ENDS = {
 """Operations as ONNX names them, which ``engines.package.activation`` knows."""
 _MOVING = frozenset({"view", "reshape", "flatten", "squeeze", "unsqueeze", "to", "_to_copy", "clone", "alias", "slice",
                      "clamp", "permute", "transpose", "contiguous", "detach", "dropout"})  # fmt: skip
+_PLAIN = ("builtins.", "collections.")
 _MODES = frozenset({"training", "train"})
 _MAX_STEPS = 64
 
@@ -61,8 +62,8 @@ class Program:
     nodes: tuple[Mapping[str, Any], ...]
     tensors: tuple[str, ...]
     """The name of each output inside the graph."""
-    returns: str = ""
-    """The type that it returns, such as ``builtins.dict``; empty for a tensor."""
+    containers: Mapping[str, tuple[str, ...] | None]
+    """The types that hold what it returns, such as ``builtins.dict``; a named tuple's with its fields."""
 
 
 def read_program(path: Path, *, name: str) -> Program:
@@ -74,6 +75,7 @@ def read_program(path: Path, *, name: str) -> Program:
     document = _document(path, name)
     try:
         program = _program_from(document)
+        _check_plain_inputs(document["graph_module"], name)
         _check_inference_mode(document, program, name)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as exc:
         raise ModelRejected(
@@ -105,7 +107,7 @@ def pt2_signature(
 
 
 def pt2_image_input(
-    program: Program, *, output: str | None, constants: Constants, name: str
+    program: Program, *, output: str | None, constants: Constants, batch_axis: int | None = None, name: str
 ) -> tuple[ImageInput, str]:
     """Return what the program takes, without a manifest, and the name of its output.
 
@@ -114,7 +116,7 @@ def pt2_image_input(
     """
     source = the_input(_without(program.inputs, constants, name), name=name)
     target = the_output(_chosen(program.outputs, output, name), name=name)
-    return image_input(source, fallback="NCHW", name=name), target.name
+    return image_input(source, batch_axis=batch_axis, fallback="NCHW", name=name), target.name
 
 
 def last_operation(program: Program, output: str) -> str:
@@ -187,7 +189,7 @@ def _program_from(document: Any) -> Program:
     names = _output_names(module, len(outputs)) or tensors
     named = tuple(TensorFacts(name, one.dtype, one.shape) for name, one in zip(names, outputs, strict=True))
     nodes = tuple(module["graph"].get("nodes", ()))
-    return Program(tuple(inputs), named, nodes, tensors, str(_output_tree(module).get("type") or ""))
+    return Program(tuple(inputs), named, nodes, tensors, _containers(module))
 
 
 def _facts(argument: Any, known: Any) -> TensorFacts:
@@ -201,24 +203,67 @@ def _facts(argument: Any, known: Any) -> TensorFacts:
 
 
 def _output_names(module: Any, count: int) -> tuple[str, ...] | None:
-    """The keys of a returned dict, in order; None if the program returns no dict, or one with more inside."""
-    tree = _output_tree(module)
+    """The keys of a returned dict or fields of another type; None if it returns neither, or one with more inside."""
+    tree = _tree(module, "out_spec")
     if len(tree.get("children_spec") or ()) != count:
         return None
-    context = tree.get("context")
-    keys = json.loads(context) if isinstance(context, str) else context
+    keys = _keys(tree.get("context"), _named_tuples(module))
     if isinstance(keys, list) and len(keys) == count and all(isinstance(key, str) for key in keys):
         return tuple(keys)
     return None
 
 
-def _output_tree(module: Any) -> dict[str, Any]:
-    """The tree of what the program returns; empty if the archive does not say."""
+def _keys(context: Any, named_tuples: Mapping[str, tuple[str, ...]]) -> Any:
+    """The names of a container's values, as its type states them."""
+    if not isinstance(context, str):
+        return context.get("dict_context") if isinstance(context, dict) else context
+    if context in named_tuples:
+        return [*named_tuples[context]]
+    try:
+        keys = json.loads(context)
+    except ValueError:  # a type with a way of its own
+        return None
+    # A dataclass states the fields that have a value, and those that are None.
+    return keys[0] if isinstance(keys, list) and keys and isinstance(keys[0], list) else keys
+
+
+def _named_tuples(module: Any) -> dict[str, tuple[str, ...]]:
+    stated = module.get("treespec_namedtuple_fields") or {}
+    return {str(name): tuple(map(str, each["field_names"])) for name, each in stated.items()}
+
+
+def _containers(module: Any) -> dict[str, tuple[str, ...] | None]:
+    return {**dict.fromkeys(_types(_tree(module, "out_spec"))), **_named_tuples(module)}
+
+
+def _types(tree: Mapping[str, Any]) -> list[str]:
+    """The types of a tree that hold others, each once."""
+    found, waiting = [], [tree]
+    while waiting:
+        each = waiting.pop()
+        found += [str(each["type"])] if each.get("type") else []
+        waiting += each.get("children_spec") or ()
+    return sorted(set(found))
+
+
+def _tree(module: Any, which: str) -> dict[str, Any]:
+    """The tree of what the program takes or returns; empty if the archive does not say."""
     calls = module.get("module_call_graph") or [{}]
-    text = (calls[0].get("signature") or {}).get("out_spec")
+    text = (calls[0].get("signature") or {}).get(which)
     spec = json.loads(text) if isinstance(text, str) else None
     tree = spec[1] if isinstance(spec, list) and len(spec) > 1 else None
     return tree if isinstance(tree, dict) else {}
+
+
+def _check_plain_inputs(module: Any, name: str) -> None:
+    """Refuse a program that takes a type of a library: the image is given as a tensor, in plain containers at most."""
+    other = [kind for kind in _types(_tree(module, "in_spec")) if not kind.startswith(_PLAIN)]
+    if other:
+        raise ModelRejected(
+            f"{name} takes its input inside a {other[0]}, but an image is given as a tensor, by position or keyword. "
+            "Export a program that takes the tensor itself",
+            type=other[0],
+        )
 
 
 def _check_inference_mode(document: Any, program: Program, name: str) -> None:
