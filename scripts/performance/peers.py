@@ -69,12 +69,14 @@ class Seen:
 
 
 @contextmanager
-def _running(kind: str, setup: Setup, broker: MosquittoBroker, recorder: Recorder, *, is_live: bool) -> Iterator[int]:
-    """The contender as a process; its number."""
+def running(
+    kind: str, setup: Setup, broker: MosquittoBroker, recorder: Recorder, *, is_live: bool, cameras: int = 1
+) -> Iterator[int]:
+    """The contender as a process; its number. Only the agent takes more than one of ``cameras``."""
     if kind == "agent":
         file: Mapping[str, object] = {"type": "file", "path": str(setup.clip), "loop": True}
         source = {"type": "rtsp", "url": setup.stream_url} if is_live else file
-        config = config_of(demo_package(), [source], broker.port)
+        config = config_of(demo_package(), [source] * cameras, broker.port)
         with running_agent(config, setup.cache, recorder.is_running.wait) as process:
             yield process.pid
         return
@@ -100,7 +102,7 @@ def _running(kind: str, setup: Setup, broker: MosquittoBroker, recorder: Recorde
             script.wait()
 
 
-def _first_result_s(recorder: Recorder, began_ns: int) -> float:
+def first_result_s(recorder: Recorder, began_ns: int) -> float:
     """Wait for the first result; seconds since ``began_ns`` of the wall clock."""
     deadline = time.monotonic() + _FIRST_WITHIN_S
     while time.monotonic() < deadline:
@@ -111,7 +113,7 @@ def _first_result_s(recorder: Recorder, began_ns: int) -> float:
     raise NotMeasured(f"no result within {_FIRST_WITHIN_S:g} s")
 
 
-def _peak_bytes(pid: int) -> int:
+def peak_bytes(pid: int) -> int:
     """Peak of the resident memory. Source: proc(5), VmHWM in status, in kB.
 
     Raises:
@@ -133,15 +135,15 @@ def measure(kind: str, setup: Setup, seen: Seen, folder: Path, *, is_live: bool)
     name = "RTSP" if is_live else "file"
     with MosquittoBroker(folder / "broker") as broker, listening(BrokerAddress.parse(broker.url)) as recorder:
         began_ns = time.time_ns()
-        with _running(kind, setup, broker, recorder, is_live=is_live) as pid:
+        with running(kind, setup, broker, recorder, is_live=is_live) as pid:
             process = AgentProcess(pid, 0.0)
-            first_s = _first_result_s(recorder, began_ns)
+            first_s = first_result_s(recorder, began_ns)
             time.sleep(_SETTLE_S)
             recorder.take()
             began_s, cpu_s = time.monotonic(), process.cpu_s()
             time.sleep(setup.seconds)
             arrivals, wall_s = arrivals_of(recorder.take()), time.monotonic() - began_s
-            used_s, peak = process.cpu_s() - cpu_s, _peak_bytes(pid)
+            used_s, peak = process.cpu_s() - cpu_s, peak_bytes(pid)
     if not arrivals:
         raise NotMeasured("its results stopped")
     seen.add(f"{name}, results/s", len(arrivals) / wall_s)
@@ -174,7 +176,7 @@ def table_of(found: Mapping[str, Seen]) -> Iterator[str]:
     yield "| --- |" + " --: |" * len(measured)
     names = dict.fromkeys(name for seen in measured.values() for name in seen.rows)
     for name in names:
-        cells = [_cell(seen.rows[name]) for seen in measured.values()]
+        cells = [_cell(seen.rows[name]) if name in seen.rows else "–" for seen in measured.values()]
         yield f"| {name} | {' | '.join(cells)} |"
     for kind, seen in found.items():
         if seen.fault is not None:
