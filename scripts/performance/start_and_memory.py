@@ -70,7 +70,7 @@ def measure_memory(kind: str, setup: Setup, seen: Seen, folder: Path, *, cameras
 
 
 def measure_command(name: str, command: Sequence[str], seen: Seen) -> None:
-    """Clock and CPU of a command that ends by itself."""
+    """Clock and CPU of a command that ends."""
     began_s = time.monotonic()
     process = subprocess.Popen(command, env=child_environment(), stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
