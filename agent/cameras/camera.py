@@ -26,7 +26,7 @@ from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 from agent.runtime.heartbeat import Heartbeat
 from agent.runtime.logs import get_logger
-from agent.runtime.records import Frame, image_of
+from agent.runtime.records import Frame, planes_or_image
 from agent.runtime.threads import StageThread
 
 log = get_logger(__name__)
@@ -252,7 +252,6 @@ class Camera:
                 self._set_state("connected", None)
                 if self._read_until_end():
                     self._set_state("ended", None)
-                return
             except (SourceUnavailable, SourceLost) as exc:
                 if self._stop.is_set():
                     return
@@ -262,6 +261,8 @@ class Camera:
                 reason, is_closed = exc.fields.get("reason"), isinstance(exc, SourceUnavailable)
                 self._image_checks.reset()
                 self._set_state("lost" if self._frames else "connecting", exc.message)
+            else:
+                return
             finally:
                 # Close before the backoff, not after it: many cameras accept only a few viewers.
                 self.source.close()
@@ -367,13 +368,13 @@ class Camera:
         return not self.source.is_live or self.pacer.accepts(capture.captured_at_ns)
 
     def _convert(self, capture: Capture) -> float:
-        """Convert the picture if a worker waits for it, to spare its thread; the milliseconds that took.
+        """Convert a picture without planes if a worker waits for it, to spare its thread; the milliseconds that took.
 
         While older frames are in flight, a newer one may replace this frame: then it is never converted.
         """
         began_ns = self._clock.monotonic_ns()
         if self.counters.in_flight == 0:
-            image_of(capture.picture)
+            planes_or_image(capture.picture)
         return (self._clock.monotonic_ns() - began_ns) / 1e6
 
     def _offer(self, frame: Frame, trigger: Trigger | None) -> None:

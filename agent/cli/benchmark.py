@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli.io.numbers import Decimal, Whole
 from agent.cli.io.options import ENGINE_OPTION, MAX_FILE_OPTION, PATH, package_directory
 from agent.cli.io.signals import sigterm_as_ctrl_c
 from agent.tools.benchmark.scenarios import SCENARIOS
@@ -68,15 +69,19 @@ def _pythons(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
     callback=_words,
     help=f"One or more of {', '.join(SCENARIOS)}, separated by commas.",
 )
-@click.option(
-    "--fps", type=click.FloatRange(0.1, 1000), default=30.0, show_default=True, help="Frame rate for paced runs."
-)
-@click.option("--rounds", type=click.IntRange(2, 100), default=10, show_default=True, help="Rounds per engine.")
+@click.option("--fps", type=Decimal(0.1, 1000), default=30.0, show_default=True, help="Frame rate for paced runs.")
+@click.option("--rounds", type=Whole(2, 100), default=10, show_default=True, help="Rounds per engine.")
 @click.option(
     "--quick",
     "is_quick",
     is_flag=True,
-    help="Measure each engine and precision for 7 s instead of 35 s; the report says so.",
+    help="Measure each engine and precision for 7 s; the report says so.",
+)
+@click.option(
+    "--full",
+    "is_full",
+    is_flag=True,
+    help="Measure each engine and precision for 35 s, enough for p99.  [default: at most 90 s for all of them]",
 )
 @click.option(
     "--images",
@@ -94,8 +99,8 @@ def _pythons(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
 )  # fmt: skip
 @ENGINE_OPTION
 @MAX_FILE_OPTION
-@click.option("--max-p99-ms", type=float, help="Do not recommend an engine with a higher p99.")
-@click.option("--max-watts", type=float, help="Do not recommend an engine that draws more power.")
+@click.option("--max-p99-ms", type=Decimal(0), help="Do not recommend an engine with a higher p99.")
+@click.option("--max-watts", type=Decimal(0), help="Do not recommend an engine that draws more power.")
 @click.option(
     "--output", "outputs", type=PATH, multiple=True, metavar="FILE",
     help="Also write the report to FILE: .json, .html, .md, .png (needs matplotlib) or .csv. Repeat it for several.",

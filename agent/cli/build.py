@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
+from agent.cli.io.numbers import Whole
 from agent.cli.io.options import ENGINE_OPTION, MAX_FILE_OPTION, PATH, package_directory
 from agent.config.state_dir import cache_dir_in, default_cache_dir
 from agent.runtime.errors import UsageError
@@ -50,7 +51,7 @@ class _BuildRequest:
 )
 @click.option(
     "--max-batch",
-    type=click.IntRange(1, 64),
+    type=Whole(1, 64),
     default=4,
     show_default=True,
     help="Largest batch: the value of batching.max_size in the configuration.",
@@ -60,7 +61,7 @@ class _BuildRequest:
 @click.option("--force", is_flag=True, help="Build again even if the plan exists.")
 @click.option("--list", "is_listing", is_flag=True, help="List the plans in the cache.")
 @click.option("--prune", "is_pruning", is_flag=True, help="Delete plans, the least recently used first.")
-@click.option("--keep-mib", type=click.IntRange(0), default=0, show_default=True, help="With --prune: MiB to keep.")
+@click.option("--keep-mib", type=Whole(0), default=0, show_default=True, help="With --prune: MiB to keep.")
 @click.option("--cache", type=PATH, help="Folder for plans.  [default: the agent's]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def build(

@@ -34,7 +34,13 @@ def config() -> None:
 @plan_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(
-    file: Path, *, reports: tuple[Path, ...], clips: dict[str, Path], figures: tuple[str, ...], as_json: bool
+    file: Path,
+    *,
+    reports: tuple[Path, ...],
+    clips: dict[str, Path],
+    figures: dict[str, float],
+    accept_invalid: bool,
+    as_json: bool,
 ) -> None:
     """Check FILE and print the resulting configuration with all defaults, and what kept commands change of it.
 
@@ -52,7 +58,8 @@ def check(
         found = tuple(problem.text(loaded.document.name) for problem in profile.warnings)
         loaded = replace(loaded, warnings=(*loaded.warnings, *found))
     if reports or clips or figures:
-        loaded = replace(loaded, warnings=(*loaded.warnings, *_exceeded(loaded, reports, clips, figures)))
+        exceeded = _exceeded(loaded, reports, clips, figures, accepts_invalid=accept_invalid)
+        loaded = replace(loaded, warnings=(*loaded.warnings, *exceeded))
     overrides = _overrides(loaded)
     if as_json:
         resolved = {**_resolved(loaded), "overrides": overrides}
@@ -62,12 +69,16 @@ def check(
 
 
 def _exceeded(
-    loaded: LoadedConfig, reports: tuple[Path, ...], clips: dict[str, Path], figures: tuple[str, ...]
+    loaded: LoadedConfig,
+    reports: tuple[Path, ...],
+    clips: dict[str, Path],
+    figures: dict[str, float],
+    *,
+    accepts_invalid: bool,
 ) -> list[str]:
     """The limits of this device that the configuration exceeds, or which figures are missing to know that."""
     from agent.runtime import logs
     from agent.tools.benchmark.report import load_report
-    from agent.tools.plan.figures import stated_figures
     from agent.tools.plan.load import KEEP_FREE, plan, this_device
     from agent.tools.plan.words import exceeded
 
@@ -78,8 +89,9 @@ def _exceeded(
             device=this_device(),
             reports={report.name: load_report(report) for report in reports},
             clips=clips,
-            stated=stated_figures(figures),
+            stated=figures,
             keep_free=KEEP_FREE,
+            accepts_invalid=accepts_invalid,
         )
     except Unavailable as exc:
         return [exc.message]

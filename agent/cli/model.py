@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from agent.cli.io.numbers import Whole
 from agent.cli.io.options import MAX_FILE_OPTION
 from agent.cli.io.signals import sigterm_as_ctrl_c
 from agent.config.state_dir import default_cache_dir
@@ -115,7 +116,7 @@ def _constants(
     type=click.Choice(["stretch", "shorter_side", "letterbox"]),
     help="How an image gets the model's shape.  [default: as in the preset]",
 )
-@click.option("--resize-to", type=click.IntRange(min=1), help="Shorter side in pixels before the centre crop.")
+@click.option("--resize-to", type=Whole(1), help="Shorter side in pixels before the centre crop.")
 @click.option(
     "--interpolation",
     type=click.Choice(["linear", "area", "nearest", "linear_antialias", "cubic_antialias"]),
@@ -137,9 +138,8 @@ def _constants(
     help="What the scores decide; needed for sigmoids.  [default: single_label]",
 )
 @click.option("--output-name", metavar="NAME", help="The output that holds the scores, of a model with several.")
-@click.option(
-    "--class-axis", type=click.IntRange(0, 7), help="Axis of the classes in that output, where it is not the last."
-)
+@click.option("--class-axis", type=Whole(0, 7), help="Axis of the classes in that output, where it is not the last.")
+@click.option("--features", metavar="NAME", help="The tensor with each image's embedding, to publish it for drift.")
 @click.option(
     "--constant",
     "constants",
@@ -151,7 +151,7 @@ def _constants(
 @click.option("--positive", metavar="LABEL", help="The label that the score of a binary model speaks for.")
 @click.option(
     "--offset",
-    type=click.IntRange(0, 1),
+    type=Whole(0, 1),
     default=0,
     show_default=True,
     help="1 if the first class is a background class.",
@@ -265,6 +265,7 @@ def _facts(package: ModelPackage) -> dict[str, object]:
         "activation": package.output.activation,
         "task": package.output.task.value,
         "classes": signature.classes,
+        "features": f"{package.output.features}, {signature.features} values" if signature.features else None,
         "golden": len(package.golden),
         "calibration": len(package.calibration),
         "evaluation": len(package.evaluation),

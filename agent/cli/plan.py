@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from agent.cli.io.numbers import Whole
 from agent.cli.io.options import PATH, plan_options
 
 
@@ -14,7 +15,7 @@ from agent.cli.io.options import PATH, plan_options
 @click.option("-c", "--config", "path", type=PATH, required=True, help="The configuration to plan for.")
 @plan_options
 @click.option(
-    "--keep-free", type=click.IntRange(0, 90), default=20, show_default=True, metavar="PERCENT",
+    "--keep-free", type=Whole(0, 90), default=20, show_default=True, metavar="PERCENT",
     help="Share of every resource to leave unused, for peaks.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -23,7 +24,8 @@ def plan(
     path: Path,
     reports: tuple[Path, ...],
     clips: dict[str, Path],
-    figures: tuple[str, ...],
+    figures: dict[str, float],
+    accept_invalid: bool,
     keep_free: int,
     as_json: bool,
 ) -> int:
@@ -36,7 +38,6 @@ def plan(
     """
     from agent.config.loader import load_config
     from agent.tools.benchmark.report import load_report
-    from agent.tools.plan.figures import stated_figures
     from agent.tools.plan.load import plan as plan_of
     from agent.tools.plan.load import this_device
     from agent.tools.plan.words import as_dict, lines
@@ -46,8 +47,9 @@ def plan(
         device=this_device(),
         reports={report.name: load_report(report) for report in reports},
         clips=clips,
-        stated=stated_figures(figures),
+        stated=figures,
         keep_free=keep_free / 100,
+        accepts_invalid=accept_invalid,
     )
     print(json.dumps(as_dict(found), indent=2) if as_json else "\n".join(lines(found)))
     return 0 if found.fits else 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from agent.cli.io.numbers import Whole
 from agent.cli.io.options import MAX_FILE_OPTION, package_directory
 
 
@@ -21,7 +22,7 @@ from agent.cli.io.options import MAX_FILE_OPTION, package_directory
 @click.option(
     "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True, help="Precision."
 )
-@click.option("--max-batch", type=click.IntRange(1, 64), help="Most images of a request.  [default: 4]")
+@click.option("--max-batch", type=Whole(1, 64), help="Most images of a request.  [default: 4]")
 @MAX_FILE_OPTION
 def serve(
     *,

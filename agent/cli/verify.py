@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from agent.cli.io.numbers import Whole
 from agent.cli.io.options import ENGINE_OPTION, MAX_FILE_OPTION, package_directory
 from agent.config.state_dir import default_cache_dir
 from agent.runtime.errors import UsageError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of images; int8 leaves out those it is calibrated on.  [default: the package's own]",
 )
-@click.option("--max-batch", type=click.IntRange(1, 64), default=4, show_default=True, help="Largest batch.")
+@click.option("--max-batch", type=Whole(1, 64), default=4, show_default=True, help="Largest batch.")
 @click.option(
     "--cache",
     type=click.Path(path_type=Path, file_okay=False),

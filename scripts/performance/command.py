@@ -1,4 +1,4 @@
-"""Measures every figure of docs/performance.md and writes the tables into the page. Run by scripts/measure."""
+"""Measures every figure of docs/performance.md and docs/scale.md and writes the tables. Run by scripts/measure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.runtime import logs
 from agent.runtime.errors import AgentError
 from engines.errors import EngineError
 from scripts.performance.page import Origin, head, machine, marks, replace_tables, versions, write_block
-from scripts.performance.parts import PARTS, Setting, tables_from_reports
+from scripts.performance.parts import GROUPS, PARTS, Setting, tables_from_reports
 from scripts.performance.verdict import LoadWatch
 
 _ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _write_from_reports(given.output or _ROOT / "docs")
     chosen = _chosen(given.only)
     out = given.output or (_WORK / "quick" if given.quick else _ROOT / "docs")
-    page = _page_in(out)
+    _make_pages(out)
     logs.configure(level="error")
     setting = Setting(
         work=_WORK,
@@ -37,8 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         is_quick=given.quick,
         pythons=dict(one.split("=", 1) for one in given.python),
     )
-    failed = [name for name in chosen if not _measured(name, setting, page)]
-    print(f"{page}: {', '.join(name for name in chosen if name not in failed) or 'nothing'} written", file=sys.stderr)
+    failed = [name for name in chosen if not _measured(name, setting, out / PARTS[name].page)]
+    print(f"{out}: {', '.join(name for name in chosen if name not in failed) or 'nothing'} written", file=sys.stderr)
     if failed:
         print(f"failed: {', '.join(failed)}. Again: scripts/measure --only {','.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/measure", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="all parts in minutes, marked as not valid")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"parts with commas, of {', '.join(PARTS)}")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"parts with commas, of {', '.join(_names())}")
     parser.add_argument(
         "--from-reports", action="store_true", help="write the tables of engines and path again, without measuring"
     )
@@ -68,23 +68,28 @@ def _write_from_reports(out: Path) -> int:
 
 
 def _chosen(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    words = [name.strip() for name in text.split(",") if name.strip()]
+    names = dict.fromkeys(name for word in words for name in GROUPS.get(word, (word,)))
     unknown = [name for name in names if name not in PARTS]
     if unknown or not names:
         wrong = f"there is no part {', '.join(unknown)}" if unknown else "--only names no part"
-        print(f"scripts/measure: {wrong}; there are {', '.join(PARTS)}", file=sys.stderr)
+        print(f"scripts/measure: {wrong}; there are {', '.join(_names())}", file=sys.stderr)
         raise SystemExit(2)
-    return names
+    return [*names]
 
 
-def _page_in(out: Path) -> Path:
-    """Return the page in the folder; if there is none, create one with empty blocks."""
-    page = out / _PAGE
+def _names() -> list[str]:
+    return [*PARTS, *GROUPS]
+
+
+def _make_pages(out: Path) -> None:
+    """Create each page that is not in the folder, with empty blocks."""
     (out / "benchmarks").mkdir(parents=True, exist_ok=True)
-    if not page.is_file():
-        places = "\n".join(f"## {name}\n\n{''.join(marks(name))}" for name in PARTS)
-        page.write_text(f"# Figures\n\n{places}", encoding="utf-8")
-    return page
+    for page in {part.page for part in PARTS.values()}:
+        if not (out / page).is_file():
+            names = [name for name, part in PARTS.items() if part.page == page]
+            places = "\n".join(f"## {name}\n\n{''.join(marks(name))}" for name in names)
+            (out / page).write_text(f"# Figures\n\n{places}", encoding="utf-8")
 
 
 def _measured(name: str, setting: Setting, page: Path) -> bool:

@@ -35,6 +35,7 @@ class Graph:
     """A graph that grows layer by layer; batch normalisation counts as folded into the convolutions."""
 
     random: np.random.Generator
+    classes: int = _CLASSES
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     weights: list[onnx.TensorProto] = field(default_factory=list)
 
@@ -63,8 +64,8 @@ class Graph:
     def classify(self, source: str, channels: int) -> str:
         """Add the mean over the image and a score for each class."""
         pooled = self.node("Flatten", [self.node("GlobalAveragePool", [source])])
-        weight = self._weight(self.random.normal(0, math.sqrt(1 / channels), (_CLASSES, channels)))
-        return self.node("Gemm", [pooled, weight, self._weight(np.zeros(_CLASSES))], transB=1)
+        weight = self._weight(self.random.normal(0, math.sqrt(1 / channels), (self.classes, channels)))
+        return self.node("Gemm", [pooled, weight, self._weight(np.zeros(self.classes))], transB=1)
 
     def node(self, kind: str, inputs: list[str], **attributes: Any) -> str:
         """Add one node; return the name of its output."""
@@ -78,7 +79,7 @@ class Graph:
         if self.nodes[-1].name != output:
             raise ValueError(f"{output} is not the last node")
         images = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, _SIDE, _SIDE])
-        logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", _CLASSES])
+        logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", self.classes])
         graph = helper.make_graph(self.nodes, name, [images], [logits], self.weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
         onnx.checker.check_model(model)
@@ -123,6 +124,14 @@ def resnet34() -> onnx.ModelProto:
     return resnet(_BLOCKS_34)
 
 
+def small_classifier(classes: int) -> onnx.ModelProto:
+    """Two convolutions and a score for each of ``classes``."""
+    graph = Graph(np.random.default_rng(5), classes)
+    at = graph.node("Relu", [graph.convolution("input", (3, 16), kernel=7, stride=4)])
+    at = graph.node("Relu", [graph.convolution(at, (16, 64), kernel=3, stride=2)])
+    return graph.finish(graph.classify(at, 64), "small")
+
+
 MODELS: Mapping[str, Callable[[], onnx.ModelProto]] = MappingProxyType(
     {"mobilenet": mobilenet, "resnet": resnet, "resnet34": resnet34}
 )
@@ -146,17 +155,17 @@ def _basic_block(graph: Graph, source: str, channels: tuple[int, int], stride: i
     return graph.node("Relu", [graph.node("Add", [source, at])])
 
 
-def write_package(model: onnx.ModelProto, name: str, folder: Path) -> Path:
+def write_package(model: onnx.ModelProto, name: str, folder: Path, *, classes: int = _CLASSES) -> Path:
     """Write a package with synthetic calibration images below ``folder``; return its directory."""
-    return write_model(model.SerializeToString(), "model.onnx", name, folder)
+    return write_model(model.SerializeToString(), "model.onnx", name, folder, classes=classes)
 
 
-def write_model(data: bytes, file: str, name: str, folder: Path) -> Path:
+def write_model(data: bytes, file: str, name: str, folder: Path, *, classes: int = _CLASSES) -> Path:
     """The same for the bytes of a model in any format; ``file`` is its name in the package."""
     package = folder / f"{name}-1.0.0"
     (package / "calibration").mkdir(parents=True, exist_ok=True)
     (package / file).write_bytes(data)
-    (package / "labels.txt").write_text("".join(f"class {n}\n" for n in range(_CLASSES)), encoding="utf-8")
+    (package / "labels.txt").write_text("".join(f"class {n}\n" for n in range(classes)), encoding="utf-8")
     for number in range(_IMAGES):
         cv2.imwrite(str(package / "calibration" / f"{number:02}.png"), _image(number))
     (package / "model.yaml").write_text(

@@ -11,8 +11,10 @@ and sends as many messages of the same size through paho's own loop. Turns alter
 from __future__ import annotations
 
 import argparse
+import contextlib
 import cProfile
 import pstats
+import sqlite3
 import tempfile
 import threading
 import time
@@ -37,21 +39,31 @@ from agent.runtime.boot import boot_id, boot_ns
 from tests.fixtures.mosquitto import MosquittoBroker
 from tests.fixtures.publish_samples import IDENTITY
 
+AGENT, LIBRARY = "agent, from its outbox", "paho alone"
 TOPICS = 4
 _PAYLOAD = b'{"schema":"event/1","text":"' + b"x" * 250 + b'","historical":false}'
 _BATCH = 5000
+_COPY = """
+INSERT INTO waiting (key, topic, payload, qos, retain, expiry_s, correlation, utc_ns, rank, boot, boot_ns)
+SELECT key + ?, topic, payload, qos, retain, expiry_s, correlation, utc_ns, rank, boot, boot_ns
+FROM waiting WHERE key <= ?"""
 _WITHIN_S = 280.0
 
 
 def fill(path: Path, events: int) -> None:
-    """Write ``events`` rows on four topics, as an earlier session left them."""
-    file = OutboxFile(path)
+    """Write ``events`` rows on four topics, as an earlier session left them: the first ones row by row, the others as
+    their copies, which takes a tenth of the time."""
+    file, count = OutboxFile(path), min(events, _BATCH)
     try:
-        for first in range(1, events + 1, _BATCH):
-            keys = range(first, min(first + _BATCH, events + 1))
-            file.write([Row(key, _packet(key), EVENT, 0, boot_id(), boot_ns()) for key in keys])
+        file.write([Row(key, _packet(key), EVENT, 0, boot_id(), boot_ns()) for key in range(1, count + 1)])
     finally:
         file.close()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        while count < events:
+            more = min(count, events - count)
+            with database:
+                database.execute(_COPY, (count, more))
+            count += more
 
 
 def _packet(key: int) -> Packet:
@@ -120,8 +132,8 @@ def _turn(folder: Path, rows: int, events: int) -> dict[str, tuple[float, float]
     fill(path, rows)
     with MosquittoBroker(folder / "broker") as broker:
         return {
-            "agent, from its outbox": agent_drains(broker.url, path, events),
-            "paho alone": library_sends(broker.url, events),
+            AGENT: agent_drains(broker.url, path, events),
+            LIBRARY: library_sends(broker.url, events),
         }
 
 
@@ -166,6 +178,8 @@ def main() -> None:
         rates = [options.events / turn[name][0] for turn in turns]
         cpu_us = median(turn[name][1] for turn in turns) * 1e6 / options.events
         print(f"| {name} | {median(rates):.0f} | {min(rates):.0f} | {max(rates):.0f} | {cpu_us:.0f} |")
+    ratios = [turn[LIBRARY][0] / turn[AGENT][0] for turn in turns]
+    print(f"\nThe agent's rate over the library's, of each turn: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
 
 
 if __name__ == "__main__":

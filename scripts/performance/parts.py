@@ -1,4 +1,4 @@
-"""The parts of scripts/measure: each returns the Markdown for its block in docs/performance.md."""
+"""The parts of scripts/measure: each returns the Markdown for its block in docs/performance.md or docs/scale.md."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ from scripts.performance import agent_rows, loadgen_agreement, quality_rows, sid
 from scripts.performance.environment import child_environment
 from scripts.performance.make_models import MODELS, write_package
 from scripts.performance.page import bar_lines, table
+from scripts.performance.scale.axes import AXES, Axis, Place
+from scripts.performance.scale.chart import draw
+from scripts.performance.scale.words import lines_of
 from scripts.performance.verdict import LoadWatch, Row
 
 _FPS = 30.0
@@ -103,10 +106,11 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One place in the page. ``prepare`` is not measured; ``run`` returns the lines."""
+    """One place in ``page``, a file of docs. ``prepare`` is not measured; ``run`` returns the lines."""
 
     prepare: Callable[[Setting], object]
     run: Callable[[Setting, LoadWatch], Iterable[str]]
+    page: str = "performance.md"
 
 
 def rows(setting: Setting, watch: LoadWatch) -> list[str]:
@@ -324,6 +328,21 @@ def beside(setting: Setting, _: LoadWatch) -> list[str]:
     return [*lines, "In brackets: how many times the script's figure.", ""]
 
 
+def _scale(name: str, axis: Axis) -> Part:
+    """One axis of docs/scale.md, with its picture."""
+
+    def prepare(setting: Setting) -> None:
+        axis.prepare(Place(setting.work), is_quick=setting.is_quick)
+
+    def run(setting: Setting, watch: LoadWatch) -> list[str]:
+        seconds = 3.0 if setting.is_quick else 10.0
+        points = axis.points(Place(setting.work), is_quick=setting.is_quick, seconds=seconds)
+        draw(setting.reports.parent / "images" / f"{name}.png", axis, points)
+        return lines_of(name, axis, points, watch.load())
+
+    return Part(prepare, run, page="scale.md")
+
+
 def _study(
     setting: Setting,
     package: Path,
@@ -399,4 +418,7 @@ PARTS = {
     "path": Part(_clips_and("mobilenet", "resnet"), path),
     "loadgen": Part(_clips_and("mobilenet"), loadgen),
     "beside": Part(_clips_and("mobilenet", "resnet"), beside),
+    **{name: _scale(name, axis) for name, axis in AXES.items()},
 }
+GROUPS = {"scale": tuple(AXES)}
+"""Names for several parts at once."""

@@ -23,50 +23,41 @@ from pathlib import Path
 from statistics import median
 
 from agent.config.broker_address import BrokerAddress
-from agent.tools.benchmark.pipeline.agent_process import AgentProcess
 from agent.tools.benchmark.pipeline.subscriber import listening
 from agent.tools.clip_camera.clip import clip_from_file
 from agent.tools.clip_camera.server import ClipServer
 from engines import module_command
 from scripts.performance.decoding import draw_clip
 from scripts.performance.environment import child_environment
-from scripts.performance.peers import Seen, Setup, first_result_s, peak_bytes, running, table_of
+from scripts.performance.peers.contenders import Scene, Setup, running
+from scripts.performance.peers.measuring import first_result_s
+from scripts.performance.peers.table import Seen, table_of
+from scripts.performance.processes import family_cpu_s, family_peak_mib
 from scripts.performance.verdict import LoadWatch
 from tests.fixtures.mosquitto import MosquittoBroker
 
-AGENT, FIRST_START, TUNED = "agent", "agent, no caches", "tuned script"
+KINDS = ("agent", "tuned")
 _SIZE, _FRAMES = (1280, 720), 250
 _CAMERAS = 4
-_MIB = 1 << 20
 _COMMANDS = {
     "agent --version": module_command("agent", "--version"),
     "import agent.app": [sys.executable, "-c", "import agent.runtime.logs, agent.app"],
 }
 
 
-def measure_start(kind: str, setup: Setup, seen: Seen, folder: Path) -> None:
-    """From the start of the process until a subscriber has the first result of a file."""
+def measure(kind: str, setup: Setup, scene: Scene, seen: Seen, folder: Path) -> None:
+    """From the start of the process until a subscriber has the first result; the peak ``setup.seconds`` later."""
     with MosquittoBroker(folder / "broker") as broker, listening(BrokerAddress.parse(broker.url)) as recorder:
         began_ns = time.time_ns()
-        with running(kind, setup, broker, recorder, is_live=False) as pid:
+        with running(kind, setup, scene, broker.port, recorder) as pids:
             first_s = first_result_s(recorder, began_ns)
-            cpu_s, peak = AgentProcess(pid, 0.0).cpu_s(), peak_bytes(pid)
-    seen.add("first result of a file, s", first_s)
-    seen.add("the same, CPU s", cpu_s)
-    seen.add("peak MiB at the first result", peak / _MIB)
-
-
-def measure_memory(kind: str, setup: Setup, seen: Seen, folder: Path, *, cameras: int = 1) -> None:
-    """Peak after some seconds of live 720p streams."""
-    with MosquittoBroker(folder / "broker") as broker, listening(BrokerAddress.parse(broker.url)) as recorder:
-        began_ns = time.time_ns()
-        with running(kind, setup, broker, recorder, is_live=True, cameras=cameras) as pid:
-            first_s = first_result_s(recorder, began_ns)
+            cpu_s, at_first_mib = family_cpu_s(pids), family_peak_mib(pids)
             time.sleep(setup.seconds)
-            peak = peak_bytes(pid)
-    if cameras == 1:
-        seen.add("first result of an RTSP stream, s", first_s)
-    seen.add(f"peak MiB, {cameras} RTSP stream{'s' * (cameras > 1)} of 720p", peak / _MIB)
+            peak_mib = family_peak_mib(pids)
+    seen.add(f"{scene.name}: first result, s", first_s)
+    seen.add(f"{scene.name}: CPU s to it", cpu_s)
+    seen.add(f"{scene.name}: peak MiB at it", at_first_mib)
+    seen.add(f"{scene.name}: peak MiB {setup.seconds:g} s later", peak_mib)
 
 
 def measure_command(name: str, command: Sequence[str], seen: Seen) -> None:
@@ -81,27 +72,53 @@ def measure_command(name: str, command: Sequence[str], seen: Seen) -> None:
     seen.add(f"{name}, CPU s", used.ru_utime + used.ru_stime)
 
 
-def turn(setup: Setup, found: Mapping[str, Seen], folder: Path) -> None:
+def turn(setup: Setup, file: Scene, stream: Scene, found: Mapping[str, Seen], folder: Path) -> None:
     """Everything once."""
     for name, command in _COMMANDS.items():
-        measure_command(name, command, found[AGENT])
-    for kind, seen in (("agent", found[AGENT]), ("tuned", found[TUNED])):
-        measure_start(kind, setup, seen, folder)
-        measure_memory(kind, setup, seen, folder)
-    measure_memory("agent", setup, found[AGENT], folder, cameras=_CAMERAS)
+        measure_command(name, command, found["agent"])
+    streams = replace(stream, name=f"{_CAMERAS} RTSP streams", sources=stream.sources * _CAMERAS)
+    for kind in KINDS:
+        for scene in (file, stream, streams):
+            measure(kind, setup, scene, found[kind], folder)
     with tempfile.TemporaryDirectory(dir=folder) as fresh:
-        measure_start("agent", replace(setup, cache=Path(fresh)), found[FIRST_START], folder)
+        first = replace(file, name="file, first start of all")
+        measure("agent", replace(setup, cache=Path(fresh)), first, found["agent"], folder)
 
 
-def further_camera_mib(seen: Seen) -> float:
-    """Memory of each camera after the first."""
-    one, several = (median(values) for name, values in seen.rows.items() if " of 720p" in name)
+def further_stream_mib(seen: Seen, seconds: float) -> float:
+    """Memory of each stream after the first."""
+    one, several = (
+        median(seen.rows[f"{name}: peak MiB {seconds:g} s later"])
+        for name in ("RTSP stream", f"{_CAMERAS} RTSP streams")
+    )
     return (several - one) / (_CAMERAS - 1)
 
 
 def _write_bytecode_below(folder: Path) -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
+
+
+def _run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Seen], str]:
+    """The figures, and the load found."""
+    _write_bytecode_below(folder)
+    draw_clip(clip := folder / "clip.mp4", *_SIZE, _FRAMES)
+    with ClipServer(clip_from_file(clip), "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve, daemon=True).start()
+        setup = Setup(pythons={"tuned": options.scripts_python}, cache=folder / "cache", seconds=options.seconds)
+        scenes = (
+            Scene(name="file", sources=(str(clip),), is_live=False),
+            Scene(name="RTSP stream", sources=(server.url,), is_live=True),
+        )
+        # The first turn writes bytecode and caches.
+        turn(replace(setup, seconds=0.1), *scenes, {kind: Seen() for kind in KINDS}, folder)
+        watch, found = LoadWatch(), {kind: Seen() for kind in KINDS}
+        for _ in range(options.turns):
+            turn(setup, *scenes, found, folder)
+        load = watch.load()
+    for seen in found.values():
+        seen.add("MiB for each further RTSP stream", further_stream_mib(seen, options.seconds))
+    return found, load.words
 
 
 def main() -> None:
@@ -114,22 +131,10 @@ def main() -> None:
     if options.turns < 1 or options.seconds <= 0:
         parser.error(f"--turns is {options.turns} and --seconds {options.seconds:g}, but both must be above 0")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        _write_bytecode_below(folder)
-        draw_clip(clip := folder / "clip.mp4", *_SIZE, _FRAMES)
-        with ClipServer(clip_from_file(clip), "127.0.0.1", 0) as server:
-            threading.Thread(target=server.serve, daemon=True).start()
-            setup = Setup(options.scripts_python, folder / "cache", clip, server.url, options.seconds)
-            found = {kind: Seen() for kind in (AGENT, FIRST_START, TUNED)}
-            turn(replace(setup, seconds=0.1), {kind: Seen() for kind in found}, folder)  # writes bytecode and caches
-            watch = LoadWatch()
-            for _ in range(options.turns):
-                turn(setup, found, folder)
-            load = watch.load()
-    found[AGENT].add("MiB for each further stream", further_camera_mib(found[AGENT]))
+        found, load = _run(options, Path(name))
     libraries = ", ".join(f"{one} {version(one)}" for one in ("onnxruntime", "opencv-python-headless", "av", "numpy"))
-    print(f"Python {sys.version.split()[0]}, {libraries}; bundled model; {options.turns} turns.")
-    print(f"Load found: {load.words}\n")
+    print(f"Python {sys.version.split()[0]}, {libraries}; bundled model; {options.turns} turns of 720p at 25 fps.")
+    print(f"Load found: {load}\n")
     print("\n".join(table_of(found)))
 
 

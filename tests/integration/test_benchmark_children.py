@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from agent.demo import demo_package
 from agent.tools.benchmark.conditions import ConditionsWatch
 from agent.tools.benchmark.measure.assemble import engine_result, with_bare
 from agent.tools.benchmark.measure.rounds import Plan, Progress, measure, open_session, prepare
-from agent.tools.benchmark.measure.session import ChildFailed, Session
+from agent.tools.benchmark.measure.session import LIBRARIES, ChildFailed, Session
 from agent.tools.benchmark.measure.target import Target
 from agent.tools.benchmark.scenarios import Case
 
@@ -85,6 +88,31 @@ def test_child_that_dies_says_its_last_words(cache: Path) -> None:
     with Session(FP32, python="/bin/false") as session, pytest.raises(ChildFailed, match="ended with code 1"):
         session.ask({"do": "open"}, timeout_s=10.0)
     assert cache.is_dir()
+
+
+def test_environment_without_a_library_is_told_what_to_install(tmp_path: Path) -> None:
+    venv.create(tmp_path / "bare", symlinks=True)
+    python = str(tmp_path / "bare/bin/python")
+    with Session(FP32, python=python) as session, pytest.raises(ChildFailed, match="ModuleNotFoundError") as failed:
+        session.ask({"do": "open"}, timeout_s=30.0)
+    assert failed.value.fields["remedy"] == (
+        f"give that environment what the agent needs: {python} -m pip install {' '.join(LIBRARIES)}"
+    )
+
+
+def test_libraries_to_install_are_those_that_the_child_imports() -> None:
+    """The child without its engine: each package that it loads, less what those packages need themselves."""
+    code = (
+        "import json, sys; from importlib.metadata import packages_distributions; before = {*sys.modules};"
+        "import agent.tools.benchmark.measure.child;"
+        "known, names = packages_distributions(), {*sys.modules} - before;"
+        "print(json.dumps([one for name in names for one in known.get(name.split('.')[0], [])]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.lower() for name in json.loads(done.stdout)} - {"edge-inference-agent"}
+    of_pydantic = {"annotated-types", "pydantic_core", "typing-inspection", "typing_extensions"}
+    # onnx is loaded when a graph is made.
+    assert loaded - of_pydantic <= {name.lower() for name in LIBRARIES} - {"onnx"}
 
 
 def test_labelled_images_give_top1(cache: Path, tmp_path: Path) -> None:

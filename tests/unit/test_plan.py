@@ -7,21 +7,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import av
+import click
 import pytest
 from click.testing import CliRunner
 
 from agent.cli import root
+from agent.cli.io.numbers import decimal
 from agent.config.loader import load_config
 from agent.demo import demo_clip, demo_package
 from agent.runtime.errors import Unavailable, UsageError
 from agent.tools.benchmark.report import PipelineResult, Report
 from agent.tools.benchmark.statistics import spread_of
-from agent.tools.plan.figures import Figure, clip_cost, stated_figures
+from agent.tools.plan.figures import Figure, clip_cost
 from agent.tools.plan.load import CapacityPlan, Device, plan, this_device
 from agent.tools.plan.words import as_dict, lines, sentence
 from engines import available_cores, describe, load_unknown_package
 from engines.sandbox.memory import total_bytes
 from tests.fixtures.benchmark_reports import PACED, case_result, engine_result, report_of
+from tests.fixtures.videos import write_video
 
 _DEVICE = Device(cores=2, memory_mib=1000.0)
 _INSPECT = {"infer_ms": 10.0, "cpu_ms": 12.0, "memory_mib": 200.0}
@@ -48,11 +52,12 @@ def _plan(
     reports: Mapping[str, Report] | None = None,
     clips: Mapping[str, Path] | None = None,
     keep_free: float = 0.0,
+    accepts_invalid: bool = False,
 ) -> CapacityPlan:
-    figures = {name: Figure(value, "stated") for name, value in stated.items()}
     return plan(
-        load_config(path), device=device, reports=reports or {}, clips=clips or {}, stated=figures, keep_free=keep_free
-    )
+        load_config(path), device=device, reports=reports or {}, clips=clips or {}, stated=stated,
+        keep_free=keep_free, accepts_invalid=accepts_invalid,
+    )  # fmt: skip
 
 
 def _of(model: str, figures: Mapping[str, float]) -> dict[str, float]:
@@ -238,15 +243,91 @@ def test_figure_without_a_meaning_is_refused(tmp_path: Path) -> None:
         _plan(path, _of("inspect", _INSPECT), clips={"east": demo_clip()})
 
 
-@pytest.mark.parametrize("text", ["cpu", "=3", "a=x", "a=-1", "a=nan", "a=inf"])
-def test_stated_figure_that_is_no_number(text: str) -> None:
-    with pytest.raises(UsageError, match="is not NAME=VALUE"):
-        stated_figures([text])
+def _refusal(tmp_path: Path, *arguments: str) -> str:
+    path = _config(tmp_path, cameras=_camera("north"))
+    done = CliRunner().invoke(root, ["plan", "-c", str(path), *arguments], standalone_mode=False)
+    assert isinstance(done.exception, click.BadParameter), done.output
+    return done.exception.message
 
 
-def test_two_values_of_one_figure_are_refused() -> None:
-    with pytest.raises(UsageError, match="a is given as 1, but also as 2"):
-        stated_figures(["a=1", "a=2"])
+@pytest.mark.parametrize(
+    "value", ["", "x", "1_0", " 3", "3 ", "\uff11", "0x10", "nan", "inf", "1e400", "9" * 400, "-1", "+1", "1.", "1,5"]
+)
+def test_figure_in_another_spelling_is_refused_with_both_facts(tmp_path: Path, value: str) -> None:
+    name = "models.inspect.infer_ms"
+    told = _refusal(tmp_path, "--figure", f"{name}={value}")
+    assert told.startswith(f"{name} needs a decimal number from 0 on, but is {value!r}; write it like")
+
+
+@pytest.mark.parametrize(
+    ("value", "number"), [("0", 0.0), ("2.5", 2.5), ("1e-3", 0.001), ("2E2", 200.0), ("007", 7.0)]
+)
+def test_figure_in_plain_decimals(value: str, number: float) -> None:
+    assert decimal(value) == number
+
+
+@pytest.mark.parametrize("text", ["cpu", "=3"])
+def test_figure_without_name_or_value(tmp_path: Path, text: str) -> None:
+    assert _refusal(tmp_path, "--figure", text).startswith(f"{text!r} is not NAME=VALUE")
+
+
+def test_two_values_of_one_figure_are_refused(tmp_path: Path) -> None:
+    assert _refusal(tmp_path, "--figure", "a=1", "--figure", "a=2") == "a is 1, but also 2; give one of them"
+
+
+@pytest.mark.parametrize("value", ["1_0", " 3", "\uff11", "2.0", "nan"])
+def test_share_to_keep_free_in_another_spelling_is_refused(tmp_path: Path, value: str) -> None:
+    assert f"it needs a whole number, but is {value!r}" in _refusal(tmp_path, "--keep-free", value)
+
+
+def test_report_that_is_not_valid_needs_a_word(tmp_path: Path) -> None:
+    report = _report(tmp_path, _path_of(1, 11.0, 200))
+    (engine,) = report.engines
+    (case,) = engine.cases
+    drifted = replace(engine, cases=(replace(case, invalid=("the machine drifted",)),))
+    invalid = {"r.json": replace(report, engines=(drifted,))}
+    path = _config(tmp_path, cameras=_camera("north"))
+    with pytest.raises(UsageError, match=r"r\.json is not valid: the machine drifted: .*add --accept-invalid"):
+        _plan(path, {}, reports=invalid)
+    found = _plan(path, {}, reports=invalid, accepts_invalid=True)
+    assert any(text.startswith("r.json is not valid: the machine drifted") for text in found.warnings)
+    assert found.warnings[-1] in "\n".join(lines(found))
+
+
+def test_report_of_a_quick_run_is_named(tmp_path: Path) -> None:
+    report = replace(_report(tmp_path, _path_of(1, 11.0, 200)), is_quick=True)
+    found = _plan(_config(tmp_path, cameras=_camera("north")), {}, reports={"r.json": report})
+    assert found.warnings == ("r.json is of a quick run",)
+
+
+def _clip(tmp_path: Path, frames: int) -> Path:
+    return write_video(tmp_path / "clip.mp4", frames=frames)
+
+
+def test_clip_of_which_only_the_beginning_is_decoded_is_named(tmp_path: Path) -> None:
+    clip = _clip(tmp_path, 400)
+    camera = '  it: {source: {type: rtsp, url: "rtsp://192.0.2.1/s"}, classify: [{model: inspect}]}\n'
+    found = _plan(_config(tmp_path, cameras=camera), _of("inspect", _INSPECT), clips={"it": clip})
+    (warning,) = found.warnings
+    assert warning.startswith("clip.mp4, the clip of it, has about ")
+    assert warning.endswith("but only its first 10 s were decoded")
+
+
+def test_whole_clip_has_no_remark(tmp_path: Path) -> None:
+    assert clip_cost(_clip(tmp_path, 100)).remarks == ()
+
+
+def test_clip_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    """Its index is at the front and announces frames that are not in the file."""
+    whole, cut = _clip(tmp_path, 100), tmp_path / "cut.mp4"
+    with av.open(str(whole)) as source, av.open(str(cut), "w", options={"movflags": "faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    cut.write_bytes(cut.read_bytes()[: -cut.stat().st_size // 3])
+    assert any("announces 100 frames, but" in text for text in clip_cost(cut).remarks)
 
 
 def test_json_has_what_the_text_says(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agent.cli.io.numbers import Whole, decimal
 from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ ENGINE_OPTION = click.option(
 
 MAX_FILE_OPTION = click.option(
     "--max-file-mib",
-    type=click.IntRange(1, 2000),
+    type=Whole(1, 2000),
     default=512,
     show_default=True,
     help="Largest model file with its external data in MiB, as models.NAME.max_file_mib.",
@@ -187,6 +188,23 @@ def _clips(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
     return found
 
 
+def _figures(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for value in values:
+        name, sign, text = value.partition("=")
+        if not sign or not name:
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE, like cameras.front.rate_hz=5")
+        number = decimal(text)
+        if number is None or number < 0:
+            raise click.BadParameter(
+                f"{name} needs a decimal number from 0 on, but is {text!r}; write it like cameras.front.rate_hz=2.5"
+            )
+        if name in found:
+            raise click.BadParameter(f"{name} is {found[name]:g}, but also {number:g}; give one of them")
+        found[name] = number
+    return found
+
+
 _PLAN_OPTIONS = (
     click.option(
         "--report", "reports", type=PATH, multiple=True, metavar="FILE",
@@ -197,8 +215,11 @@ _PLAN_OPTIONS = (
         help="A recording of a camera, which is decoded here for up to 10 s.",
     ),
     click.option(
-        "--figure", "figures", multiple=True, metavar="NAME=VALUE",
+        "--figure", "figures", multiple=True, callback=_figures, metavar="NAME=VALUE",
         help="A figure that you state, like cameras.front.rate_hz=5. It replaces a measured one.",
+    ),
+    click.option(
+        "--accept-invalid", is_flag=True, help="Use reports that call themselves not valid; the answer warns of each."
     ),
 )  # fmt: skip
 

@@ -103,6 +103,8 @@ class CompactResult(AnyMessage):
     """The image file of the frame; left out for cameras and videos."""
     trigger: str | None = None
     """Id of what asked for the frame: of the command `capture`, or `gpio-N`; left out if nothing did."""
+    features: tuple[float, ...] | None = None
+    """Up to 32 numbers made from the frame's embedding; left out without `features: true`, or if it is not finite."""
 
     def sent(self) -> dict[str, object]:
         """The fields that are sent: without those that have their default."""
@@ -145,6 +147,7 @@ def compact_from_classification(
         image_fault=classification.image_fault,
         source=source_of(classification, make),
         trigger=classification.trigger,
+        features=classification.features,
     )
 
 

@@ -152,6 +152,8 @@ class Result(Message):
     """Where the decision stands with this result; null if other rules were put in force meanwhile."""
     trigger: str | None = None
     """Id of what asked for the frame: of the command `capture`, or `gpio-N`; null if nothing did."""
+    features: tuple[float, ...] | None = None
+    """Up to 32 numbers made from the frame's embedding; null without `features: true`, or if it is not finite."""
     historical: bool = False
     """True if sent late, after an interruption."""
 
@@ -284,6 +286,7 @@ def result_from_classification(
         labels=classification.found,
         decision=None if classification.standing is None else _decision(classification.standing, make),
         trigger=classification.trigger,
+        features=classification.features,
         historical=False,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ from agent.tools.benchmark.scenarios import SCENARIOS, Scenario
 from agent.tools.benchmark.study import Request, run_study
 from engines import PRECISIONS, EngineError, ModelPackage, Precision, load_unknown_package
 
+_WITHIN_S = 90.0
+"""Unless --full: with opening the engines, an answer within two minutes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -42,6 +46,7 @@ class Job:
     fps: float
     rounds: int
     is_quick: bool
+    is_full: bool
     images: Path | None
     cameras: tuple[int, ...]
     clips: tuple[Path, ...]
@@ -118,6 +123,8 @@ class Benchmark:
         Gives the report to compare with, because the new one may be written over it.
         """
         job = self._job
+        if job.is_quick and job.is_full:
+            raise UsageError("--quick and --full both choose the length; give one of them")
         if job.as_json and job.one_line:
             raise UsageError("--json and --one-line both choose what is printed; give one of them")
         if job.gates and job.baseline is None:
@@ -166,6 +173,7 @@ class Benchmark:
             fps=job.fps,
             rounds=job.rounds,
             is_quick=job.is_quick,
+            within_s=math.inf if job.is_full else _WITHIN_S,
             command=shlex.join(["agent", *sys.argv[1:]]),
             pythons=job.pythons,
             options=job.options,

@@ -20,6 +20,7 @@ _DRIFT_RATIO = 0.15
 BUSY_RATIO = 0.05
 TOO_BUSY_RATIO = 0.15
 _MISSED_RATIO = 0.05
+_SHORT = "short run, judged by p90; --full also measures p99"
 
 
 def warnings_about(
@@ -37,7 +38,7 @@ def warnings_about(
     if 0 < missed <= _MISSED_RATIO * spread.n:
         found.append(f"paced calls were skipped because the previous one was still running ({missed})")
     if case.is_short:
-        found.append("quick: shorter than the scenario's rules require" if _is_mlperf(case) else "quick run")
+        found.append("quick: shorter than the scenario's rules require" if _is_mlperf(case) else _SHORT)
     found += _device_cautions(stages)
     return tuple(found)
 

@@ -41,6 +41,8 @@ class CaseResult:
     wall_s: float
     throughput_hz: float
     cpu_ms_per_image: float
+    cpu_rounds_ms: tuple[float, ...] = ()
+    """The same of each round; empty in reports of earlier versions."""
     missed: int
     conditions: Conditions
     stages: dict[str, Spread] = field(default_factory=dict)

@@ -5,9 +5,12 @@ Source of the lengths: MLPerf Inference rules, scenarios SingleStream, MultiStre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from agent.tools.benchmark.statistics import REQUIRED_RUNS
 
 Scenario = Literal["latency", "single_stream", "multi_stream", "offline", "pipeline", "soak"]
 SCENARIOS: tuple[Scenario, ...] = ("latency", "single_stream", "multi_stream", "offline", "pipeline", "soak")
@@ -17,6 +20,8 @@ Mode = Literal["paced", "closed"]
 Percentile = Literal["p50", "p90", "p99"]
 
 MULTI_STREAM_SAMPLES = 8
+_FULL_QUERIES, _FULL_CLOSED_S = 700, 10.0
+_QUICK_QUERIES, _QUICK_CLOSED_S = 130, 2.0
 _MLPERF_S = 600.0
 _OFFLINE_SAMPLES = 24_576
 SOAK_S = 900.0
@@ -57,12 +62,17 @@ class Case:
         return max(self.min_duration_s, self.min_queries / self.fps if self.fps else 0.0)
 
 
-def cases_of(scenarios: Sequence[Scenario], batches: Sequence[int], *, fps: float, is_quick: bool) -> tuple[Case, ...]:
-    """Lay out the cases of ``scenarios``, the paced one first because it is the headline."""
+def cases_of(
+    scenarios: Sequence[Scenario], batches: Sequence[int], *, fps: float, is_quick: bool, share_s: float = math.inf
+) -> tuple[Case, ...]:
+    """Lay out the cases of ``scenarios``, the paced one first because it is the headline.
+
+    ``share_s`` is how long the scenario ``latency`` may take on each engine; it is never shorter than if quick.
+    """
     cases: list[Case] = []
     for scenario in scenarios:
         if scenario == "latency":
-            cases += _latency_cases(batches, fps=fps, is_quick=is_quick)
+            cases += _latency_cases(batches, fps=fps, is_quick=is_quick, share_s=share_s)
         elif scenario == "soak":
             cases.append(_closed("soak", 1, 1, 20.0 if is_quick else SOAK_S, 662, "p99", is_short=is_quick))
         elif scenario != "pipeline":
@@ -70,8 +80,14 @@ def cases_of(scenarios: Sequence[Scenario], batches: Sequence[int], *, fps: floa
     return tuple(cases)
 
 
-def _latency_cases(batches: Sequence[int], *, fps: float, is_quick: bool) -> list[Case]:
-    queries = 130 if is_quick else 700
+def _latency_cases(batches: Sequence[int], *, fps: float, is_quick: bool, share_s: float) -> list[Case]:
+    full_s = _FULL_QUERIES / fps + _FULL_CLOSED_S * len(batches)
+    part = min(1.0, share_s / full_s)
+    queries, length_s = max(_QUICK_QUERIES, int(_FULL_QUERIES * part)), max(_QUICK_CLOSED_S, _FULL_CLOSED_S * part)
+    if is_quick:
+        queries, length_s = _QUICK_QUERIES, _QUICK_CLOSED_S
+    is_short = queries < REQUIRED_RUNS["p99"]
+    headline: Percentile = "p90" if is_short else "p99"
     paced = Case(
         scenario="latency",
         mode="paced",
@@ -80,14 +96,12 @@ def _latency_cases(batches: Sequence[int], *, fps: float, is_quick: bool) -> lis
         fps=fps,
         min_duration_s=queries / fps,
         min_queries=queries,
-        headline="p90" if is_quick else "p99",
-        is_short=is_quick,
+        headline=headline,
+        is_short=is_short,
     )
-    length_s = 2.0 if is_quick else 10.0
-    headline: Percentile = "p90" if is_quick else "p99"
     return [
         paced,
-        *(_closed("latency", size, size, length_s, queries, headline, is_short=is_quick) for size in batches),
+        *(_closed("latency", size, size, length_s, queries, headline, is_short=is_short) for size in batches),
     ]
 
 

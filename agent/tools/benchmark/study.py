@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -48,6 +49,8 @@ class Request:
     rounds: int
     is_quick: bool
     command: str
+    within_s: float = math.inf
+    """How long the scenario `latency` may take on all engines together; it is shortened to fit."""
     options: Mapping[str, object] = field(default_factory=dict)
     pythons: Mapping[str, str] = field(default_factory=dict)
     images: Path | None = None
@@ -149,6 +152,7 @@ def _plan(request: Request, names: Sequence[str]) -> Plan:
         request.batches,
         fps=request.fps,
         is_quick=request.is_quick,
+        share_s=request.within_s / max(len(engines) + len(bare_sessions), 1),
     )
     largest = max([*request.batches, *([MULTI_STREAM_SAMPLES] if "multi_stream" in request.scenarios else [])])
     return Plan(

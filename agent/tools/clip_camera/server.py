@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
@@ -24,11 +25,12 @@ _STOP_S = 7.0
 class ClipServer:
     """Serves a clip at ``url`` to up to 16 clients, each from the clip's start, in its own thread.
 
-    Listens from ``__enter__`` to ``__exit__``; ``serve`` accepts clients on the calling thread.
+    ``on_frame`` is called by the client's thread before each frame is sent, with the frame's time in the stream in
+    seconds. Listens from ``__enter__`` to ``__exit__``; ``serve`` accepts clients on the calling thread.
     """
 
-    def __init__(self, clip: Clip, host: str, port: int) -> None:
-        self._clip, self._host, self._port = clip, host, port
+    def __init__(self, clip: Clip, host: str, port: int, *, on_frame: Callable[[float], None] | None = None) -> None:
+        self._clip, self._host, self._port, self._on_frame = clip, host, port, on_frame
         self._stop = threading.Event()
         self._listener: socket.socket | None = None
         self._clients: list[tuple[StageThread, socket.socket]] = []
@@ -85,7 +87,7 @@ class ClipServer:
             if len(self._clients) >= MAX_CLIENTS:
                 connection.close()
                 continue
-            session = Session(connection, self._clip, self._stop)
+            session = Session(connection, self._clip, self._stop, on_frame=self._on_frame)
             thread = StageThread("rtsp-client", session.run)
             thread.start()
             self._clients.append((thread, connection))

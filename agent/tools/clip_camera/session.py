@@ -39,8 +39,15 @@ class Request:
 class Session:
     """Answers one client and sends it the clip from its start. Used by one thread."""
 
-    def __init__(self, connection: socket.socket, clip: Clip, stop: threading.Event) -> None:
-        self._connection, self._clip, self._stop = connection, clip, stop
+    def __init__(
+        self,
+        connection: socket.socket,
+        clip: Clip,
+        stop: threading.Event,
+        *,
+        on_frame: Callable[[float], None] | None = None,
+    ) -> None:
+        self._connection, self._clip, self._stop, self._on_frame = connection, clip, stop, on_frame
         self._received = b""
         self._channels: tuple[int, int] | None = None
         self._moments: Generator[Moment, None, None] | None = None
@@ -180,6 +187,8 @@ class Session:
                 b"$" + struct.pack(">BH", channels[is_rtcp], len(packet)) + packet
                 for packet, is_rtcp in self._next.packets
             ]
+            if self._on_frame is not None:
+                self._on_frame(self._next.due_s)
             self._connection.sendall(b"".join(framed))
             self._advance()
 

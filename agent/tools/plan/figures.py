@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from agent.config.model import ModelConfig
 from agent.config.sections.sources import DecodeMode
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import UsageError
+from agent.runtime.records import planes_or_image
 from agent.tools.benchmark.recommend import headline_of
 from agent.tools.benchmark.report import EngineResult, PipelineResult, Report
-from engines import canonical_name
+from engines import Planes, canonical_name
 from engines.select.registry import AUTO_ORDER
 
 CLIP_S = 10.0
@@ -34,27 +35,6 @@ class Figure:
 
     value: float
     source: str
-
-
-def stated_figures(texts: Sequence[str]) -> dict[str, Figure]:
-    """Figures of ``NAME=VALUE``, as given on the command line.
-
-    Raises:
-        UsageError: one has no name, or its value is no number from 0 on.
-    """
-    found: dict[str, Figure] = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not sign or not name or not 0 <= number < math.inf:
-            raise UsageError(f"{text!r} is not NAME=VALUE with a number from 0 on, like cameras.front.rate_hz=5")
-        if name in found:
-            raise UsageError(f"{name} is given as {found[name].value:g}, but also as {number:g}: give one of them")
-        found[name] = Figure(number, "stated")
-    return found
 
 
 def other_device(report: Report, environment: Mapping[str, object]) -> str | None:
@@ -131,17 +111,22 @@ def _paths(report: Report, engine: EngineResult) -> Iterator[PipelineResult]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipCost:
-    """What a clip costs to read here: CPU for a second of the stream, and for one frame that becomes an image."""
+    """What a clip costs to read here: CPU for a second of the stream, and for one frame that is classified.
+
+    The latter is nearly nothing where its planes are scaled as they are.
+    """
 
     decode_ms: float
     convert_ms: float
     fps: float
     width: int
     height: int
+    remarks: tuple[str, ...] = ()
+    """What speaks against the figures: frames of the clip that were not decoded."""
 
 
 def clip_cost(clip: Path, *, decode: DecodeMode = "all", wanted_hz: float | None = None) -> ClipCost:
-    """Decode up to ten seconds of ``clip`` twice, with one thread: without images, and with all of them.
+    """Decode up to ten seconds of ``clip`` twice on one thread: bare, and with the conversions that its frames need.
 
     Raises:
         UsageError: it cannot be read, or has fewer than two frames.
@@ -154,7 +139,19 @@ def clip_cost(clip: Path, *, decode: DecodeMode = "all", wanted_hz: float | None
         fps=bare.fps,
         width=width,
         height=height,
+        remarks=tuple(_remarks(bare, decode)),
     )
+
+
+def _remarks(reading: _Reading, decode: DecodeMode) -> Iterator[str]:
+    announced = reading.announced_frames
+    if reading.is_longer:
+        length = f"has about {announced / reading.fps:.0f} s" if announced else "goes on"
+        yield f"{length}, but only its first {reading.stream_s:.0f} s were decoded"
+    elif announced and decode == "all" and reading.frames + 1 < announced:
+        yield f"announces {announced} frames, but {reading.frames} could be decoded: it was cut off"
+    if reading.damaged:
+        yield f"has {reading.damaged} packets that could not be decoded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +160,10 @@ class _Reading:
     frames: int
     stream_s: float
     fps: float
+    announced_frames: int | None
+    is_longer: bool
+    """Whether frames follow the last one."""
+    damaged: int
 
 
 def _read(
@@ -188,11 +189,16 @@ def _decoded(
     while (frame := video.read(_READ_WITHIN_S, never, wanted_hz)) is not None:
         frames, last_s = frames + 1, video.position_s(frame)
         if is_converted:
-            height, width = frame.image().shape[:2]
+            whole = planes_or_image(frame)
+            height, width = (whole.y if isinstance(whole, Planes) else whole).shape[:2]
             size = (height, width)
         if last_s >= CLIP_S:
             break
     cpu_s = time.process_time() - began
+    is_longer = frame is not None and video.read(_READ_WITHIN_S, never, wanted_hz) is not None
     if frames < 2 or last_s <= 0 or not video.fps:
         raise UsageError(f"the clip {clip} has {frames} frames with a time, but two are needed: record ten seconds")
-    return _Reading(cpu_s, frames, last_s + 1 / video.fps, video.fps), size
+    reading = _Reading(
+        cpu_s, frames, last_s + 1 / video.fps, video.fps, video.frame_count, is_longer=is_longer, damaged=video.damaged
+    )
+    return reading, size

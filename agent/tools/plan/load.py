@@ -90,15 +90,16 @@ def plan(
     device: Device,
     reports: Mapping[str, Report],
     clips: Mapping[str, Path],
-    stated: Mapping[str, Figure],
+    stated: Mapping[str, float],
     keep_free: float,
+    accepts_invalid: bool = False,
 ) -> CapacityPlan:
     """Compare what ``loaded`` needs with what ``device`` has. ``reports`` by the name of their file.
 
     Raises:
         UsageError, Unavailable: see ``gather``.
     """
-    known = gather(loaded, reports=reports, clips=clips, stated=stated)
+    known = gather(loaded, reports=reports, clips=clips, stated=stated, accepts_invalid=accepts_invalid)
     values = {name: figure.value for name, figure in known.figures.items()}
     limits = [_cpu(loaded, values, device), *_engines(loaded, values), *_gpu(loaded, values, known.engines)]
     limits.append(_memory(loaded, values, device))

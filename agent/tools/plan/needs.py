@@ -97,24 +97,27 @@ def gather(
     *,
     reports: Mapping[str, Report],
     clips: Mapping[str, Path],
-    stated: Mapping[str, Figure],
+    stated: Mapping[str, float],
+    accepts_invalid: bool = False,
 ) -> Known:
     """All figures that the plan needs. What is stated replaces what was measured.
 
     Raises:
-        UsageError: a report is of another device or model, a clip cannot be read, or a name means nothing here.
+        UsageError: a report is of another device or model, or is not valid and ``accepts_invalid`` is not set, a clip
+            cannot be read, or a name means nothing here.
         Unavailable: figures are missing; the message names each and what measures it.
     """
     needs = tuple(needs_of(loaded))
     _check_names(needs, loaded, clips, stated)
-    known = _from_reports(loaded, reports)
+    known = _from_reports(loaded, reports, accepts_invalid=accepts_invalid)
     for name, camera in enabled_cameras(loaded).items():
         clip = clips.get(name) or _own_clip(camera, loaded)
         if clip is not None:
             cost = clip_cost(clip, decode=getattr(camera.source, "decode", "all"), wanted_hz=camera.rate_hz)
-            rate = stated.get(f"cameras.{name}.rate_hz")
-            known.figures |= _clip_figures(name, camera, clip, cost, camera.rate_hz if rate is None else rate.value)
-    known.figures |= stated
+            rate_hz = stated.get(f"cameras.{name}.rate_hz", camera.rate_hz)
+            known.figures |= _clip_figures(name, camera, clip, cost, rate_hz)
+            known.warnings += [f"{clip.name}, the clip of {name}, {text}" for text in cost.remarks]
+    known.figures |= {name: Figure(value, "stated") for name, value in stated.items()}
     _refuse_missing(needs, known.figures)
     return known
 
@@ -145,7 +148,7 @@ def _decode_ms(camera: CameraConfig, cost: ClipCost, rate_hz: float | None) -> f
     return cost.decode_ms * (fps / cost.fps if fps else 1.0)
 
 
-def _from_reports(loaded: LoadedConfig, reports: Mapping[str, Report]) -> Known:
+def _from_reports(loaded: LoadedConfig, reports: Mapping[str, Report], *, accepts_invalid: bool) -> Known:
     known = Known()
     if not reports:
         return known
@@ -162,9 +165,15 @@ def _from_reports(loaded: LoadedConfig, reports: Mapping[str, Report]) -> Known:
                 f"{file} is of {report.model.name} {report.model.version} ({report.model.sha256[:12]}), but the "
                 f"configuration uses {used}: measure those packages"
             )
+        if report.invalid and not accepts_invalid:
+            raise UsageError(
+                f"a plan needs figures that hold, but {file} is not valid: {report.invalid[0]}. Measure again on a "
+                "quiet machine, or add --accept-invalid"
+            )
         for key in keys:
             _add(known, key, loaded.config.models[key], report, file)
         known.warnings += [f"{file} is not valid: {why}" for why in report.invalid]
+        known.warnings += [f"{file} is of a quick run"] if report.is_quick else []
     return known
 
 

@@ -62,6 +62,7 @@ def case_result(case: Case, blocks: Sequence[RawBlock], watch: ConditionsWatch) 
         wall_s=wall_s,
         throughput_hz=images / wall_s,
         cpu_ms_per_image=sum(block.cpu_ns for block in blocks) / 1e6 / images,
+        cpu_rounds_ms=tuple(_cpu_ms(block, case) for block in blocks),
         missed=missed,
         conditions=conditions,
         stages=stages,
@@ -69,6 +70,10 @@ def case_result(case: Case, blocks: Sequence[RawBlock], watch: ConditionsWatch) 
         warnings=warnings_about(case, spread, conditions, stages, missed=missed),
         invalid=reasons_against(case, spread, conditions, rounds_ms, missed=missed),
     )
+
+
+def _cpu_ms(block: RawBlock, case: Case) -> float:
+    return block.cpu_ns / 1e6 / max(len(block.times_ns) * case.samples, 1)
 
 
 def with_bare(engines: Sequence[EngineResult], targets: Sequence[Target]) -> tuple[EngineResult, ...]:

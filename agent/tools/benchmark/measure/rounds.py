@@ -80,6 +80,9 @@ class Progress:
     def phase(self, text: str, expected_s: float) -> None:
         """A phase begins that takes about ``expected_s``; 0 if that is unknown."""
 
+    def step(self, text: str) -> None:
+        """What is done now within the phase."""
+
     def advance(self, done_s: float) -> None:
         """``done_s`` of the phase have passed."""
 
@@ -125,9 +128,10 @@ def measure(
                 continue
             sessions[target], measured[target] = session, Measured(target, opened, prepare_s)
         progress.phase("measuring", plan.expected_s * len(sessions) / max(len(plan.targets), 1))
-        for case, target in _schedule(plan, list(sessions)):
+        for number, case, target in _schedule(plan, list(sessions)):
             if target not in sessions:
                 continue
+            progress.step(f"round {number} of {plan.rounds}: {target.label}, {case.name}")
             try:
                 _run_block(plan, case, sessions[target], measured[target], watch)
             except ChildFailed as exc:
@@ -184,13 +188,13 @@ def ask_block(
     return raw, answer
 
 
-def _schedule(plan: Plan, targets: Sequence[Target]) -> Iterator[tuple[Case, Target]]:
-    """Each case on each target in each round; every round starts with another target."""
+def _schedule(plan: Plan, targets: Sequence[Target]) -> Iterator[tuple[int, Case, Target]]:
+    """Each case on each target in each round, whose number is from 1 on; every round starts with another target."""
     for number in range(plan.rounds):
         start = number % max(len(targets), 1)
         for case in plan.cases:
             for target in (*targets[start:], *targets[:start]):
-                yield case, target
+                yield number + 1, case, target
 
 
 def _run_block(plan: Plan, case: Case, session: Session, measured: Measured, watch: ConditionsWatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import time
 from collections import deque
@@ -15,6 +16,8 @@ from engines import JsonChild, module_command
 
 Answer = Mapping[str, object]
 
+LIBRARIES = ("numpy", "onnx", "opencv-python-headless", "pydantic", "PyYAML")
+"""What the child needs of another environment, beside its engine's own libraries."""
 _END_WITHIN_S = 5.0
 _TICK_S = 0.2
 
@@ -75,9 +78,7 @@ class Session:
             if not child.read(_TICK_S) and not self._answers:
                 last = child.error_lines[-1] if child.error_lines else "(no output)"
                 reason = f"its process ended with code {child.exit_code}: {last}"
-                raise ChildFailed(
-                    f"{self.target.label}: {reason}", reason=reason, remedy="see its last line of output"
-                )
+                raise ChildFailed(f"{self.target.label}: {reason}", reason=reason, remedy=self._remedy(last))
             if time.monotonic() > deadline and not self._answers:
                 raise ChildFailed(
                     f"{self.target.label} did not answer within {timeout_s:.0f} s",
@@ -85,3 +86,10 @@ class Session:
                     remedy="measure it alone, with --engines",
                 )
         return self._answers.popleft()
+
+    def _remedy(self, last_line: str) -> str:
+        if self._python != sys.executable and last_line.startswith("ModuleNotFoundError"):
+            # The agent's own libraries are not lent: they would replace those that are to be measured.
+            needed = " ".join(LIBRARIES)
+            return f"give that environment what the agent needs: {shlex.quote(self._python)} -m pip install {needed}"
+        return "see its last line of output"

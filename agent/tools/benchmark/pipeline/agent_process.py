@@ -41,9 +41,15 @@ class AgentProcess:
 
 @contextmanager
 def running_agent(
-    config: Mapping[str, object], cache_dir: Path, is_ready: Callable[[float], bool]
+    config: Mapping[str, object],
+    cache_dir: Path,
+    is_ready: Callable[[float], bool],
+    *,
+    prepare: Callable[[Path], None] | None = None,
 ) -> Iterator[AgentProcess]:
     """`agent run` with ``config``; ``is_ready`` waits at most the seconds it is given. It ends with the block.
+
+    ``prepare`` gets the state directory before the start.
 
     Raises:
         Unavailable: it ended, or does not become ready.
@@ -53,6 +59,8 @@ def running_agent(
         state.mkdir(mode=0o700)
         cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         (state / "cache").symlink_to(cache_dir.resolve())
+        if prepare is not None:
+            prepare(state)
         path = Path(folder) / "agent.yaml"
         # JSON is YAML too.
         path.write_text(json.dumps({**config, "state_dir": str(state)}, indent=1), encoding="utf-8")

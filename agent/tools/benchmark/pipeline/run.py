@@ -94,6 +94,7 @@ def run_pipelines(
         with contextlib.ExitStack() as resources:
             bare_session = resources.enter_context(open_session(plan, bare))[0] if bare in ready else None
             for setup, length_s in setups:
+                progress.step(f"{target.label}: {setup.cameras} × {setup.description}, {setup.pace}")
                 found.append(_measure(plan, target, bare_session, setup, watch, length_s))
                 progress.advance(_expected_s(setup, length_s))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Shows the progress of a run: a bar with the time left on a terminal, one line per phase elsewhere."""
+"""Shows the progress of a run: a bar with words and the time left on a terminal, one line per phase elsewhere."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ class _Bar(Progress):
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._task = self._bars.add_task(text, total=expected_s or None)
+
+    def step(self, text: str) -> None:
+        if self._task is not None:
+            self._bars.update(self._task, description=text)
 
     def advance(self, done_s: float) -> None:
         if self._task is not None:

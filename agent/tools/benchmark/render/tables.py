@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from agent.tools.benchmark.compare import Comparison, Line
@@ -15,6 +15,8 @@ from agent.tools.benchmark.statistics import Ratio, Spread
 NOTHING = "–"
 UNSURE = "*"
 """Marks a percentile with too few runs."""
+
+_CPU_ENGINES = ("ort-cpu", "ort-openvino")
 
 TIME_COLUMNS = (
     "engine", "scenario", "n", "min", "p50", "p90", "p95", "p99", "max", "mean", "sd", "img/s", "CPU ms", "× bare",
@@ -119,6 +121,31 @@ def notes(report: Report) -> list[str]:
 def recommended(report: Report) -> str:
     """How a recommendation is introduced."""
     return "Would be recommended if the figures were valid" if report.invalid else "Recommended"
+
+
+def cpu_sentence(report: Report) -> str | None:
+    """Engines that run on the CPU by their CPU time, where the clock cannot be trusted; None where it can.
+
+    Other programs and a hypervisor lengthen the time on the clock, but hardly the CPU time of a process. The smallest
+    of its rounds counts, because they only add to it.
+    """
+    found = {one.label: min(result.cpu_rounds_ms) for one, result in _on_cpu(report) if result.cpu_rounds_ms}
+    if not report.invalid or len(found) < 2:
+        return None
+    best = min(found, key=lambda label: found[label])
+    rest = sorted((value, label) for label, value in found.items() if label != best)
+    others = ", ".join(f"{label} {value:.2f} ms ({value / found[best]:.2f} ×)" for value, label in rest)
+    return (
+        f"By CPU time, which a busy or drifting machine changes least: {best} {found[best]:.2f} ms a frame, {others}"
+    )
+
+
+def _on_cpu(report: Report) -> Iterator[tuple[EngineResult, CaseResult]]:
+    """Engines, and their back-to-back case: paced, the caches are cold, which depends on what else runs."""
+    for one in report.engines:
+        closed = next((case for case in one.cases if case.case.mode == "closed" and case.case.batch == 1), None)
+        if closed is not None and not one.is_bare and one.name in _CPU_ENGINES:
+            yield one, closed
 
 
 def summary_sentence(report: Report) -> str | None:

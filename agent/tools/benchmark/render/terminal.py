@@ -14,6 +14,7 @@ from agent.tools.benchmark.render.tables import (
     Table,
     accuracy_sentences,
     comparison_table,
+    cpu_sentence,
     notes,
     pipeline_sentence,
     recommended,
@@ -44,6 +45,8 @@ def print_report(report: Report, console: Console, *, package: str) -> None:
         _say(console, f"\nNothing can be recommended: {choice.reason}", style="bold")
     for why in report.invalid:
         _say(console, f"not valid: {why}", style="red")
+    if (by_cpu := cpu_sentence(report)) is not None:
+        _say(console, by_cpu)
     if (summary := summary_sentence(report)) is not None:
         _say(console, f"\n{summary}")
 

@@ -1,19 +1,22 @@
 """The scripts that the agent is compared with: one camera, one model of ONNX Runtime, results over MQTT.
 
-    python peer_pipeline.py naive|tuned|pyav|gstreamer SOURCE MODEL PORT [--live]
+    python pipeline.py naive|tuned|pyav|gstreamer|triton MODEL PORT SOURCE... [--live]
 
 No part of the agent is used, so it runs in an environment of its own (onnxruntime, paho-mqtt, numpy, and the reader).
-SOURCE is a clip, read again and again as fast as the model takes it, or with `--live` an RTSP address.
+SOURCE is a clip, read again and again as fast as the model takes it, or with `--live` an RTSP address. Several are
+several cameras, each with a thread that reads it. MODEL is a file; for triton it is HOST:PORT/NAME of its gRPC server.
 
 naive      OpenCV, preprocessing in numpy at full size as tutorials do it, a queue without limit, default threads
 tuned      OpenCV, only the newest frame, resized first, ONNX Runtime's threads asleep between two frames
 pyav       as tuned, with FFmpeg through PyAV, which scales the decoder's planes to the model's size
 gstreamer  as tuned, with a GStreamer pipeline that scales to the model's size
+triton     as tuned, with the model in a Triton server on this machine, asked by NVIDIA's client over gRPC
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import queue
 import threading
@@ -30,11 +33,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 Frame = npt.NDArray[Any]
 Captured = tuple[Frame, float]
+Taken = tuple[int, Captured]
+"""The number of its camera, and a frame."""
 
 _WIDTH, _HEIGHT = 160, 120
 _MEAN = np.array([0.288, 0.299, 0.291], np.float32)
 _STD = np.array([0.176, 0.173, 0.176], np.float32)
-_TOPIC = "benchmark/peer/camera1/result"
+_TOPIC = "benchmark/peer/camera{}/result"
 
 
 def opencv_frames(source: str, *, is_live: bool, is_resized: bool) -> Iterator[Captured]:
@@ -100,29 +105,31 @@ def gstreamer_frames(source: str, *, is_live: bool) -> Iterator[Captured]:
 
 
 class Newest:
-    """Holds one frame. A live reader replaces it; a reader of a file waits until it was taken."""
+    """Holds one frame of each camera. A live reader replaces it; a reader of a file waits until it was taken."""
 
     def __init__(self, *, is_live: bool) -> None:
         self._is_live = is_live
         self._changed = threading.Condition()
-        self._frame: Captured | None = None
+        self._frames: dict[int, Captured] = {}
 
-    def put(self, frame: Captured) -> None:
+    def put(self, taken: Taken) -> None:
         """Offer a frame."""
+        camera, frame = taken
         with self._changed:
-            while self._frame is not None and not self._is_live:
+            while camera in self._frames and not self._is_live:
                 self._changed.wait()
-            self._frame = frame
+            self._frames[camera] = frame
             self._changed.notify_all()
 
-    def get(self) -> Captured:
-        """Take the frame, once there is one."""
+    def get(self) -> Taken:
+        """Take the frame of the camera that waits longest, once there is one."""
         with self._changed:
-            while self._frame is None:
+            while not self._frames:
                 self._changed.wait()
-            frame, self._frame = self._frame, None
+            camera = next(iter(self._frames))
+            frame = self._frames.pop(camera)
             self._changed.notify_all()
-            return frame
+            return camera, frame
 
 
 def _tensor(rgb: Frame) -> Frame:
@@ -148,51 +155,75 @@ def _reader(kind: str, source: str, *, is_live: bool) -> Iterator[Captured]:
         return pyav_frames(source, is_live=is_live)
     if kind == "gstreamer":
         return gstreamer_frames(source, is_live=is_live)
-    return opencv_frames(source, is_live=is_live, is_resized=kind == "tuned")
+    return opencv_frames(source, is_live=is_live, is_resized=kind != "naive")
 
 
-def _feed(frames: Iterator[Captured], put: Callable[[Captured], None]) -> None:
+def _feed(camera: int, frames: Iterator[Captured], put: Callable[[Taken], None]) -> None:
     for frame in frames:
-        put(frame)
+        put((camera, frame))
+
+
+def _local_scores(kind: str, model: str) -> Callable[[Frame], Frame]:
+    session = _session(model, sleeps=kind != "naive")
+    as_tensor = _naive_tensor if kind == "naive" else _tensor
+
+    def scores_of(frame: Frame) -> Frame:
+        logits = session.run(None, {"image": np.ascontiguousarray(as_tensor(frame))})[0][0]
+        powers = np.exp(logits - logits.max())
+        scores: Frame = powers / powers.sum()
+        return scores
+
+    return scores_of
+
+
+def _triton_scores(address: str) -> Callable[[Frame], Frame]:
+    from tritonclient import grpc
+
+    server, _, name = address.partition("/")
+    client = grpc.InferenceServerClient(server)
+    given = grpc.InferInput("images", [1, _HEIGHT, _WIDTH, 3], "UINT8")
+
+    def scores_of(frame: Frame) -> Frame:
+        given.set_data_from_numpy(np.ascontiguousarray(frame[None]))
+        scores: Frame = client.infer(name, [given]).as_numpy("scores")[0]
+        return scores
+
+    return scores_of
 
 
 def main() -> None:
     """Run until killed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=("naive", "tuned", "pyav", "gstreamer"))
-    parser.add_argument("source")
+    parser.add_argument("kind", choices=("naive", "tuned", "pyav", "gstreamer", "triton"))
     parser.add_argument("model")
     parser.add_argument("port", type=int)
+    parser.add_argument("sources", nargs="+")
     parser.add_argument("--live", action="store_true")
     given = parser.parse_args()
     client = mqtt.Client(CallbackAPIVersion.VERSION2)
     client.connect("127.0.0.1", given.port)
     client.loop_start()
-    is_naive = given.kind == "naive"
-    session = _session(given.model, sleeps=not is_naive)
+    scores_of = _triton_scores(given.model) if given.kind == "triton" else _local_scores(given.kind, given.model)
     # Of a file the queue must be short: it would fill the memory within a minute.
-    waiting: Any = queue.Queue(0 if given.live else 2) if is_naive else Newest(is_live=given.live)
-    frames = _reader(given.kind, given.source, is_live=given.live)
-    threading.Thread(target=_feed, args=(frames, waiting.put), daemon=True).start()
-    number = 0
-    while True:
-        frame, captured = waiting.get()
-        tensor = _naive_tensor(frame) if is_naive else _tensor(frame)
+    waiting: Any = queue.Queue(0 if given.live else 2) if given.kind == "naive" else Newest(is_live=given.live)
+    for camera, source in enumerate(given.sources, 1):
+        frames = _reader(given.kind, source, is_live=given.live)
+        threading.Thread(target=_feed, args=(camera, frames, waiting.put), daemon=True).start()
+    for number in itertools.count():
+        camera, (frame, captured) = waiting.get()
         began = time.monotonic()
-        logits = session.run(None, {"image": np.ascontiguousarray(tensor)})[0][0]
+        scores = scores_of(frame)
         infer_ms = (time.monotonic() - began) * 1e3
-        scores = np.exp(logits - logits.max())
         best = int(scores.argmax())
         message = {
-            "camera": "camera1",
+            "camera": f"camera{camera}",
             "seq": number,
             "captured_at": datetime.fromtimestamp(captured, timezone.utc).isoformat(timespec="microseconds"),
             "label": best,
-            "confidence": float(scores[best] / scores.sum()),
+            "confidence": float(scores[best]),
             "latency_ms": {"capture": 0.0, "infer": infer_ms},
         }
-        client.publish(_TOPIC, json.dumps(message))
-        number += 1
+        client.publish(_TOPIC.format(camera), json.dumps(message))
 
 
 if __name__ == "__main__":

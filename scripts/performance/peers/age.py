@@ -1,0 +1,71 @@
+"""The true age of a label: from the moment when the server pushes a frame until the subscriber has its label.
+
+The clip shows a good part and a scratched one in turn. The server notes when it pushes the first frame of each turn;
+the first result with the other label is the answer to it. So nothing has to be read from the picture, and each
+contender is measured from the outside.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+
+from agent.demo import demo_package
+
+FPS = 25
+TURN_FRAMES = 26
+"""About a second; no multiple of the distance of two key frames, so that changes come at any place between them."""
+_TURNS = 10
+_KEY_FRAMES = 25
+_IMAGES = ("ok_1.png", "scratch_1.png")
+
+
+def draw_turns(path: Path, width: int, height: int, *, turns: int = _TURNS, fps: int = FPS) -> None:
+    """The clip, with grain, about 4 Mb/s at 720p. An even number of ``turns``, so it can be read again and again."""
+    golden = demo_package() / "golden"
+    images = [cv2.resize(np.asarray(cv2.imread(str(golden / name))), (width, height)) for name in _IMAGES]
+    chance = np.random.default_rng(3)
+    grains = [chance.integers(0, 7, (height, width, 3), np.uint8) for _ in range(4)]
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.bit_rate = 4_000_000 * width * height // (1280 * 720)
+        stream.options = {"preset": "veryfast", "g": str(_KEY_FRAMES), "bf": "0", "sc_threshold": "0"}
+        for index in range(turns * TURN_FRAMES):
+            image = cv2.add(images[index // TURN_FRAMES % 2], grains[index % len(grains)])
+            frame = av.VideoFrame.from_ndarray(np.asarray(image, np.uint8), format="bgr24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p")))
+        container.mux(stream.encode(None))
+
+
+class Pushes:
+    """When the first frame of each turn was pushed, in ns of the wall clock. Called by the server's thread."""
+
+    def __init__(self) -> None:
+        self.turns_ns: list[int] = []
+
+    def __call__(self, due_s: float) -> None:
+        """A frame is pushed that is ``due_s`` after the first one."""
+        if round(due_s * FPS) % TURN_FRAMES == 0:
+            self.turns_ns.append(time.time_ns())
+
+
+def ages_ms(turns_ns: Sequence[int], answers: Sequence[tuple[int, object]]) -> list[float]:
+    """The age of the first answer to each turn. ``answers`` are times and labels in order of arrival.
+
+    A turn without an answer until the next one has no age.
+    """
+    found = []
+    for begin_ns, end_ns in zip(turns_ns, [*turns_ns[1:], time.time_ns()], strict=False):
+        before = [label for at_ns, label in answers if at_ns <= begin_ns]
+        after = [(at_ns, label) for at_ns, label in answers if begin_ns < at_ns < end_ns]
+        if before:
+            first = next((at_ns for at_ns, label in after if label != before[-1]), None)
+            found += [] if first is None else [(first - begin_ns) / 1e6]
+    return found

@@ -1,0 +1,80 @@
+"""Roboflow's InferencePipeline for the same job as pipeline.py, with its own reader and buffers and the same model.
+
+    python roboflow.py MODEL PORT SOURCE... [--live]
+
+Runs in an environment with `inference`, which brings onnxruntime and paho-mqtt. The model is not of Roboflow's
+registry, so the pipeline calls it as custom logic, with ONNX Runtime's threads asleep between two frames as in the
+tuned script. A file is read once: give one that is long enough.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from datetime import timezone
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import onnxruntime
+import paho.mqtt.client as mqtt
+from inference import InferencePipeline
+
+_WIDTH, _HEIGHT = 160, 120
+_MEAN = np.array([0.288, 0.299, 0.291], np.float32)
+_STD = np.array([0.176, 0.173, 0.176], np.float32)
+
+
+def main() -> None:
+    """Run until killed, or until the file ends."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("port", type=int)
+    parser.add_argument("sources", nargs="+")
+    parser.add_argument("--live", action="store_true")
+    given = parser.parse_args()
+    client = cast("Any", mqtt.Client)()  # paho 1.6, which inference pins; release 2 wants a version here
+    client.connect("127.0.0.1", given.port)
+    client.loop_start()
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(given.model, options)
+    numbers = itertools.count()
+
+    def scores_of(image: Any) -> Any:
+        rgb = cv2.cvtColor(cv2.resize(image, (_WIDTH, _HEIGHT)), cv2.COLOR_BGR2RGB)
+        tensor = ((rgb.astype(np.float32) / 255 - _MEAN) / _STD).transpose(2, 0, 1)[None]
+        logits = session.run(None, {"image": np.ascontiguousarray(tensor)})[0][0]
+        scores = np.exp(logits - logits.max())
+        return scores / scores.sum()
+
+    def infer(frames: Any) -> Any:
+        return [scores_of(frame.image) for frame in frames]
+
+    def publish(predictions: Any, frames: Any) -> None:
+        both = zip(predictions, frames, strict=True) if isinstance(frames, list) else [(predictions, frames)]
+        for scores, frame in both:
+            if scores is None:  # a camera without a frame this time
+                continue
+            best, camera = int(scores.argmax()), f"camera{(frame.source_id or 0) + 1}"
+            message = {
+                "camera": camera,
+                "seq": next(numbers),
+                "captured_at": frame.frame_timestamp.astimezone(timezone.utc).isoformat(timespec="microseconds"),
+                "label": best,
+                "confidence": float(scores[best]),
+                "latency_ms": {"capture": 0.0, "infer": 0.0},
+            }
+            client.publish(f"benchmark/peer/{camera}/result", json.dumps(message))
+
+    references = given.sources if len(given.sources) > 1 else given.sources[0]
+    pipeline = InferencePipeline.init_with_custom_logic(
+        video_reference=references, on_video_frame=infer, on_prediction=publish
+    )
+    pipeline.start()
+    pipeline.join()
+
+
+if __name__ == "__main__":
+    main()
