@@ -87,10 +87,8 @@ def turn(setup: Setup, file: Scene, stream: Scene, found: Mapping[str, Seen], fo
 
 def further_stream_mib(seen: Seen, seconds: float) -> float:
     """Memory of each stream after the first."""
-    one, several = (
-        median(seen.rows[f"{name}: peak MiB {seconds:g} s later"])
-        for name in ("RTSP stream", f"{_CAMERAS} RTSP streams")
-    )
+    names = ("RTSP stream", f"{_CAMERAS} RTSP streams")
+    one, several = (median(seen.rows[f"{name}: peak MiB {seconds:g} s later"]) for name in names)
     return (several - one) / (_CAMERAS - 1)
 
 
