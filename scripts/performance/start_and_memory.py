@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 
 from agent.config.broker_address import BrokerAddress
+from agent.runtime import logs
 from agent.tools.benchmark.pipeline.subscriber import listening
 from agent.tools.clip_camera.clip import clip_from_file
 from agent.tools.clip_camera.server import ClipServer
@@ -128,6 +129,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.turns < 1 or options.seconds <= 0:
         parser.error(f"--turns is {options.turns} and --seconds {options.seconds:g}, but both must be above 0")
+    logs.configure(level="warning")
     with tempfile.TemporaryDirectory() as name:
         found, load = _run(options, Path(name))
     libraries = ", ".join(f"{one} {version(one)}" for one in ("onnxruntime", "opencv-python-headless", "av", "numpy"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -18,8 +19,8 @@ from engines.store.prepared import FACTS_NAME, GRAPH_NAME, folder_of, prepared_f
 from scripts.dev.prepare_demo import prepare
 
 
-def _known() -> dict[str, dict[str, object]]:
-    found: dict[str, dict[str, object]] = json.loads((folder_of(demo_package()) / FACTS_NAME).read_bytes())
+def _known() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder_of(demo_package()) / FACTS_NAME).read_bytes())
     return found
 
 
@@ -28,7 +29,7 @@ def test_the_files_are_those_that_the_bundled_model_gives() -> None:
     written, anew = _known(), json.loads(made[FACTS_NAME])
     # Another release of the onnx library may write the same graph in other bytes.
     graphs = written.pop("graph"), anew.pop("graph")
-    assert written == anew
+    assert written == anew, "run: python -m scripts.dev.prepare_demo"
     assert [(one["address"], one["max_batch"]) for one in graphs] == [(graphs[0]["address"], None)] * 2
     assert onnx.load_model_from_string((folder / GRAPH_NAME).read_bytes()) == onnx.load_model_from_string(
         made[GRAPH_NAME]
@@ -45,8 +46,8 @@ def test_the_first_start_takes_facts_and_graph_from_the_files(tmp_path: Path) ->
 
 
 def test_facts_of_another_manifest_or_model_are_not_taken() -> None:
-    hashes = dict(_known()["hashes"])
-    known = prepared_facts(demo_package(), {str(key): str(value) for key, value in hashes.items()})
+    hashes = _known()["hashes"]
+    known = prepared_facts(demo_package(), hashes)
     assert known is not None
     assert facts_from(known) == load_package(demo_package()).facts
     assert prepared_facts(demo_package(), {**hashes, "model": "0" * 64}) is None
@@ -65,7 +66,7 @@ def test_such_files_beside_a_package_of_a_user_are_ignored(tmp_path: Path) -> No
     address = graph_address(load_package(root))
     assert prepared_graph(demo_package(), address) is not None
     assert prepared_graph(root, address) is None
-    assert prepared_facts(root, {str(key): str(value) for key, value in _known()["hashes"].items()}) is None
+    assert prepared_facts(root, _known()["hashes"]) is None
 
 
 @pytest.mark.parametrize("fault", ["graph changed", "graph absent", "facts no JSON", "facts absent"])
