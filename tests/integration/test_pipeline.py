@@ -130,6 +130,7 @@ def test_sources_open_while_an_engine_loads_and_no_frame_is_lost() -> None:
 
     config = _config({"file": {"classify": [{"model": "m"}]}, "live": {"classify": [{"model": "m"}]}})
     file, live = ScriptedSource([0, 1, 2], is_live=False), ScriptedSource([1], is_live=True, period_s=0.002)
+    file.kind, live.kind = "file", "rtsp"
     bench = _Bench(config, [file, live], slow_engine)
     with bench.pipeline:
         bench.pipeline.start_workers()
