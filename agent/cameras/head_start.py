@@ -16,7 +16,9 @@ from agent.runtime.heartbeat import Heartbeat
 EARLY_S = 5.0
 """How long a live source stays open before ``begin``: it is decoded for nothing, and a build takes minutes."""
 
-
+EARLY_KINDS = frozenset({"rtsp", "stream", "csi", "v4l2", "file"})
+"""Kinds of source that take long to open and then deliver frame after frame. Others may have one image in a minute, or
+none until a file is written again: that one must not be thrown away."""
 _OPEN_DEADLINE_S = 210.0
 """More than the maximum of an opening: `open_timeout_s` for the answer and again for the first data, then
 `read_timeout_s` (60 s each). Later, the library is stuck."""
@@ -37,7 +39,7 @@ class HeadStart:
         self._has_begun.set()
 
     def open(self) -> None:
-        """Open the source, and wait for ``begin``.
+        """Open the source, and wait for ``begin``; a source of another kind than ``EARLY_KINDS`` only after it.
 
         A live source is read meanwhile, or its first frames would be old; one that had to wait too long is closed, and
         opened again at ``begin``. One that fails raises then: it is not asked twice.
@@ -45,6 +47,8 @@ class HeadStart:
         Raises:
             SourceUnavailable, SourceLost: see Source.
         """
+        if self._source.kind not in EARLY_KINDS:
+            self._wait()
         self._heartbeat.beat(_OPEN_DEADLINE_S)
         try:
             self._source.open()

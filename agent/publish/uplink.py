@@ -13,7 +13,6 @@ from agent.config.loader import LoadedConfig
 from agent.config.sections.subscribers import MaxRateConfig
 from agent.mqtt.base import Sink
 from agent.mqtt.client import MqttClient
-from agent.mqtt.embedded.broker import EmbeddedBroker
 from agent.mqtt.identity import Identity
 from agent.mqtt.inbound import Inbound, command_topics, subscriptions
 from agent.mqtt.messages import Runtime
@@ -66,8 +65,7 @@ class Uplink:
         self._resources = ExitStack()
         config = loaded.config.mqtt
         with ExitStack() as undo:
-            embedded = undo.enter_context(EmbeddedBroker()).address if config.is_embedded else None
-            self._embedded: BrokerAddress | None = embedded
+            self._embedded = _embedded_broker(undo) if config.is_embedded else None
             self._mqtt = config
             self._inputs = self._connection_inputs(loaded)
             self._ledger = RetainedLedger(loaded.state_dir / FILE_NAME)
@@ -188,3 +186,10 @@ def _content(path: Path) -> bytes:
     with suppress(OSError):
         return path.read_bytes()
     return b""
+
+
+def _embedded_broker(resources: ExitStack) -> BrokerAddress:
+    """The address of a broker of our own, which ends with ``resources``."""
+    from agent.mqtt.embedded.broker import EmbeddedBroker
+
+    return resources.enter_context(EmbeddedBroker()).address

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engines.backends.onnxruntime.options import known_options
-from engines.backends.tensorrt.options import OPTION_NAMES as TENSORRT_OPTIONS
-from engines.backends.torch import OPTION_NAMES as TORCH_OPTIONS
-from engines.backends.triton.options import OPTION_NAMES as TRITON_OPTIONS
 from engines.base import Engine, EngineOptions
 from engines.package.load import ModelPackage
 
@@ -21,10 +18,16 @@ def options_for(engine: str, options: Mapping[str, object]) -> dict[str, object]
 def options_of(engine: str) -> frozenset[str] | None:
     """Return the option names of an engine; None if only the library itself knows them."""
     if engine == "tensorrt":
+        from engines.backends.tensorrt.options import OPTION_NAMES as TENSORRT_OPTIONS
+
         return TENSORRT_OPTIONS
     if engine == "torch":
+        from engines.backends.torch import OPTION_NAMES as TORCH_OPTIONS
+
         return frozenset(TORCH_OPTIONS)
     if engine == "triton":
+        from engines.backends.triton.options import OPTION_NAMES as TRITON_OPTIONS
+
         return TRITON_OPTIONS
     return known_options(engine)
 

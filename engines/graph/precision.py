@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from engines.base import Precision
 from engines.errors import PrecisionRejected
-from engines.graph.agreement import BARS, compare_scores
 from engines.graph.image_set import divided, image_set_from
 from engines.graph.int8_forms import Int8Form, int8_form
 from engines.graph.ort_library import library
@@ -151,12 +150,12 @@ def _int8(
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     import onnx
 
+    from engines.graph.agreement import BARS, compare_scores
     from engines.graph.int8 import Int8Converter
     from engines.graph.int8_search import quantise_to_agreement
     from engines.package.graph_faults import quantised_operators
 
-    count = quantised_operators(onnx.load(base.path))
-    if count:
+    if count := quantised_operators(onnx.load(base.path)):
         raise PrecisionRejected(
             f"int8 was requested, but the model computes in int8 already ({count} quantised operators). Use precision "
             "fp32, which runs it as it is, or import the fp32 model",

@@ -12,6 +12,7 @@ from pathlib import Path
 from engines.base import FEATURES_NAME, INPUT_NAME, OUTPUT_NAME, Precision
 from engines.package.load import ModelPackage
 from engines.store.files import cache_errors, content_address, content_hash, read_with_checksum, write_with_checksum
+from engines.store.prepared import prepared_graph
 from engines.store.records import JsonRecord
 
 TRANSFORMATION = 4
@@ -53,9 +54,15 @@ def serving_graph(package: ModelPackage, *, cache_dir: Path) -> ServingGraph:
         ModelRejected: the model cannot be served.
         EngineUnavailable: the cache directory cannot be used.
     """
-    path = cache_dir / "graphs" / f"{package.name}-{package.version}-{graph_address(package)[:32]}.onnx"
+    address = graph_address(package)
+    path = cache_dir / "graphs" / f"{package.name}-{package.version}-{address[:32]}.onnx"
     with cache_errors(cache_dir, _ADVICE):
         found = read_with_checksum(path)
+    if found is None and (prepared := prepared_graph(package.directory, address)) is not None:
+        found = prepared.content
+        with cache_errors(cache_dir, _ADVICE):
+            write_with_checksum(path, found)
+            _batch_record(path, content_hash(found)).save(prepared.max_batch or _ANY)
     if found is None:
         # Imported here: a start with a graph in the cache does not load the onnx library.
         from engines.graph.serving_model import build_serving_model
@@ -71,9 +78,7 @@ def serving_graph(package: ModelPackage, *, cache_dir: Path) -> ServingGraph:
 
 def _max_batch(path: Path, content: bytes, sha256: str, cache_dir: Path) -> int | None:
     """The batch size that the graph at ``path`` is fixed to, None if it is dynamic; read once, then remembered."""
-    record: JsonRecord[int] = JsonRecord(
-        path.with_suffix(".json"), encode=int, decode=int, facts={"graph": sha256}, is_durable=False
-    )
+    record = _batch_record(path, sha256)
     known = record.load()
     if known is None:
         from engines.graph.serving_model import max_batch_of, parsed
@@ -82,6 +87,10 @@ def _max_batch(path: Path, content: bytes, sha256: str, cache_dir: Path) -> int 
         with cache_errors(cache_dir, _ADVICE):
             record.save(known)
     return None if known == _ANY else known
+
+
+def _batch_record(path: Path, sha256: str) -> JsonRecord[int]:
+    return JsonRecord(path.with_suffix(".json"), encode=int, decode=int, facts={"graph": sha256}, is_durable=False)
 
 
 def graph_address(package: ModelPackage) -> str:

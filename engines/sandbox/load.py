@@ -14,7 +14,6 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from pathlib import Path
 
 from engines import errors
 from engines.base import Building, BuildProgress, EngineOptions, SandboxOptions
@@ -25,6 +24,7 @@ from engines.package.images import image_hashes
 from engines.package.load import ModelPackage
 from engines.sandbox.child import ChildLimits, ErrorTexts, run_in_sandbox
 from engines.sandbox.memory import default_memory_bytes
+from engines.store.prepared import is_part_of_program
 from engines.store.records import JsonRecord, record_path
 
 REFERENCE = "ort-cpu"
@@ -35,7 +35,6 @@ _BUILDERS = ("tensorrt", _BUILDS_IN_CHILD)
 # For what always takes long: a build, and the search for the layers that int8 leaves in fp32.
 _LONG_WORK_S = 3600.0
 _QUIET_S = 2.0
-_PROGRAM = tuple(Path(__file__).resolve().parents[2] / name for name in ("agent", "engines"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +92,6 @@ def reference_options(options: EngineOptions) -> EngineOptions:
         building=Building(on_progress=building.on_progress, is_cancelled=building.is_cancelled),
         sandbox=options.sandbox,
     )
-
-
-def is_part_of_program(directory: Path) -> bool:
-    """Whether a package is among the program's own files: who can change it can change the program as well."""
-    return any(directory.is_relative_to(folder) for folder in _PROGRAM)
 
 
 def _run(package: ModelPackage, options: EngineOptions, name: str, limits: SandboxOptions) -> dict[str, object]:

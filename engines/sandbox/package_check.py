@@ -25,9 +25,10 @@ from engines.package.load import ModelFacts, ModelPackage, ModelSignature, load_
 from engines.package.manifest import MANIFEST_NAME, inside, read_manifest
 from engines.package.model_bytes import DEFAULT_MAX_BYTES, read_model_bytes
 from engines.sandbox.child import ChildLimits, ErrorTexts, run_in_sandbox
-from engines.sandbox.load import error_from, is_part_of_program
+from engines.sandbox.load import error_from
 from engines.sandbox.memory import default_memory_bytes
 from engines.store.files import read_regular
+from engines.store.prepared import is_part_of_program, prepared_facts
 from engines.store.records import JsonRecord, record_path
 
 _CHILD = "engines.sandbox.package_child"
@@ -77,7 +78,9 @@ def check_in_sandbox(
     record = _record(facts, cache_dir, encode=asdict, decode=facts_from)
     found = None if record is None else record.load()
     if found is None:
-        if is_part_of_program(root):
+        if (known := prepared_facts(root, facts)) is not None:
+            found = facts_from(known)
+        elif is_part_of_program(root):
             found = load_package(root, max_bytes=max_bytes).facts
         else:
             job: dict[str, object] = {"package": str(root), "max_bytes": max_bytes}

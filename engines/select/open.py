@@ -8,8 +8,6 @@ from datetime import datetime, timezone
 
 from engines.backends.load import options_for, options_of
 from engines.backends.onnxruntime.options import provider_of, session_settings
-from engines.backends.tensorrt.options import checked_options
-from engines.backends.triton.options import remote_options
 from engines.base import PRECISIONS, Engine, EngineOptions, Rejection
 from engines.errors import (
     BuildNeeded,
@@ -229,8 +227,12 @@ def check_options(engine: str, options: Mapping[str, object]) -> None:
         OptionsRejected: an option that does not exist, or an invalid value for a named engine.
     """
     if engine == "tensorrt":
+        from engines.backends.tensorrt.options import checked_options
+
         checked_options(options)
     elif engine == REMOTE:
+        from engines.backends.triton.options import remote_options
+
         remote_options(options)
     elif engine.startswith("ort-"):
         session_settings(engine, provider_of(engine), options, default_threads=1)

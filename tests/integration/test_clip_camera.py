@@ -306,3 +306,20 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, number: sign
         assert line.startswith("Serving conveyor.mp4 (H264, 640x480, 30 fps) at rtsp://127.0.0.1:")
         process.send_signal(number)
         assert process.wait(timeout=30) == 0
+
+
+def test_serving_on_another_thread_returns_when_the_block_ends(clip: Clip) -> None:
+    ended: list[BaseException | None] = []
+
+    def serve(server: ClipServer) -> None:
+        try:
+            server.serve()
+            ended.append(None)
+        except OSError as exc:
+            ended.append(exc)
+
+    with ClipServer(clip, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+    thread.join(20)
+    assert ended == [None]

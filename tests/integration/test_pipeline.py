@@ -121,6 +121,31 @@ def test_every_frame_of_a_file_is_classified_once_and_in_order() -> None:
     assert (counts.captured, counts.classified, dict(counts.dropped)) == (100, 100, {})
 
 
+def test_sources_open_while_an_engine_loads_and_no_frame_is_lost() -> None:
+    may_load = threading.Event()
+
+    def slow_engine(key: str, config: ModelConfig, package: ModelPackage) -> BrightnessEngine:
+        assert may_load.wait(10)
+        return _brightness(key, config, package)
+
+    config = _config({"file": {"classify": [{"model": "m"}]}, "live": {"classify": [{"model": "m"}]}})
+    file, live = ScriptedSource([0, 1, 2], is_live=False), ScriptedSource([1], is_live=True, period_s=0.002)
+    file.kind, live.kind = "file", "rtsp"
+    bench = _Bench(config, [file, live], slow_engine)
+    with bench.pipeline:
+        bench.pipeline.start_workers()
+        bench.pipeline.open_cameras()
+        bench.wait(lambda: file.opened == 1 and live.statistics().delivered > 3)
+        assert [camera.counts.captured for camera in bench.pipeline.statistics().cameras] == [0, 0]
+        may_load.set()
+        assert all(worker.wait_ready(5) for worker in bench.pipeline.workers.values())
+        bench.pipeline.start_cameras()
+        bench.wait(lambda: len(bench.results("file")) == 3 and len(bench.results("live")) > 0)
+    assert [result.frame_index for result in bench.results("file")] == [0, 1, 2]
+    assert (file.opened, live.opened) == (1, 1)
+    bench.check_books()
+
+
 def test_four_cameras_share_one_model_through_its_batcher() -> None:
     gate = threading.Event()
     engines: list[BrightnessEngine] = []

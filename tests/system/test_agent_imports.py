@@ -13,7 +13,7 @@ from tests.fixtures.packages import PackageFiles
 pytestmark = pytest.mark.timeout(120)
 
 _NOT_LOADED = {
-    "onnx": "reads new models, in a child or once",
+    "onnx": "reads new models, in a child",
     "google.protobuf": "comes with onnx",
     "agent.config.sections.field_docs": "describes fields in schemas",
     "agent.commands.schemas": "writes schemas",
@@ -25,6 +25,11 @@ _NOT_LOADED = {
     "engines.backends.tensorrt.engine": "another engine",
     "engines.backends.triton.engine": "another engine",
     "engines.check.importer": "imports models",
+    "engines.check.certificate": "proves other engines and precisions",
+    "engines.graph.agreement": "comes with it",
+    "engines.backends.torch": "another engine",
+    "engines.backends.tensorrt.options": "another engine",
+    "engines.backends.triton.options": "another engine",
     "engines.graph.serving_model": "builds serving graphs",
     "engines.graph.int8": "converts models",
     "rich.console": "draws for people",
@@ -36,11 +41,10 @@ _NOT_LOADED = {
 }
 
 
-def _config(directory: Path) -> Path:
-    package = PackageFiles.of().write(directory)
+def _config(directory: Path, package: str) -> Path:
     camera = {"source": {"type": "pattern", "fps": 10, "width": 64, "height": 48}, "classify": [{"model": "inspect"}]}
     config = {
-        "models": {"inspect": {"package": str(package), "engine": "ort-cpu"}},
+        "models": {"inspect": {"package": package, "engine": "ort-cpu"}},
         "cameras": {"belt": camera},
         "mqtt": {"broker": "embedded"},
     }
@@ -57,7 +61,10 @@ def _imports_until_first_result(directory: Path, config: Path) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in written.splitlines() if line.startswith("import time:")}
 
 
-def test_an_agent_loads_nothing_that_only_tools_schemas_and_new_models_need(tmp_path: Path) -> None:
-    loaded = _imports_until_first_result(tmp_path, _config(tmp_path))
+@pytest.mark.parametrize("is_bundled", [False, True], ids=["new package", "bundled"])
+def test_an_agent_loads_nothing_that_only_tools_schemas_and_new_models_need(tmp_path: Path, is_bundled: bool) -> None:
+    """At the very first start: the state directory is empty."""
+    package = "demo" if is_bundled else str(PackageFiles.of().write(tmp_path))
+    loaded = _imports_until_first_result(tmp_path, _config(tmp_path, package))
     assert {"agent.app", "cv2", "engines.backends.onnxruntime.engine", "onnxruntime"} <= loaded
     assert not {name: why for name, why in _NOT_LOADED.items() if name in loaded}

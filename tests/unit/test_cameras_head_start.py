@@ -41,6 +41,7 @@ class _Heartbeat(Heartbeat):
 class _Source(ScriptedSource):
     """Calls ``on_read`` with the number of the read, counts closes."""
 
+    kind = "rtsp"
     on_read: Callable[[int], None]
     reads = 0
     closed = 0
@@ -104,6 +105,21 @@ def test_a_source_that_fails_early_is_closed_and_asked_once(step: str, kind: typ
     assert bench.source.opened == (0 if kind is SourceUnavailable else 1)
 
 
+@pytest.mark.parametrize("kind", ["http", "image", "images", "folder", "pattern", "gstreamer"])
+def test_a_source_that_may_have_one_image_in_a_minute_is_opened_at_the_begin(kind: str) -> None:
+    bench = _Bench(_Source([10], is_live=True))
+    bench.source.kind = kind
+    opened_before: list[int] = []
+
+    def begin() -> None:
+        opened_before.append(bench.source.opened)
+        bench.head_start.begin()
+
+    bench.heartbeat.on_rest = begin
+    bench.head_start.open()
+    assert (opened_before, bench.source.opened, bench.source.reads) == ([0], 1, 0)
+
+
 def test_after_the_begin_a_source_is_just_opened() -> None:
     bench = _Bench(_Source([10], is_live=True))
     bench.head_start.begin()
@@ -112,6 +128,7 @@ def test_after_the_begin_a_source_is_just_opened() -> None:
 
 
 def _camera(source: ScriptedSource, changes: list[str]) -> Camera:
+    source.kind = "rtsp"
     config = CameraConfig.model_validate({"source": {"type": "pattern"}, "classify": [{"model": "m"}]})
     return Camera("belt", config, source, FrameCounters("belt", ()), clock=SystemClock(), on_change=changes.append)
 

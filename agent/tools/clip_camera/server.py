@@ -73,13 +73,14 @@ class ClipServer:
             connection.close()
 
     def serve(self, for_s: float | None = None) -> None:
-        """Accept clients for ``for_s`` seconds, or until an exception such as KeyboardInterrupt ends it.
+        """Accept clients for ``for_s`` seconds, until the block ends on another thread, or until an exception such as
+        KeyboardInterrupt ends it.
 
         Raises:
             Exception: what ended a client's thread other than the client.
         """
         end_s = float("inf") if for_s is None else time.monotonic() + for_s
-        while time.monotonic() < end_s:
+        while time.monotonic() < end_s and not self._stop.is_set():
             self._end_clients_that_left()
             connection = self._accepted()
             if connection is None:
@@ -97,8 +98,10 @@ class ClipServer:
             raise RuntimeError("serve needs the server to be entered")
         try:
             return self._listener.accept()[0]
-        except TimeoutError:
-            return None
+        except OSError as exc:
+            if isinstance(exc, TimeoutError) or self._stop.is_set():
+                return None
+            raise
 
     def _end_clients_that_left(self) -> None:
         for thread, connection in [one for one in self._clients if not one[0].is_alive]:

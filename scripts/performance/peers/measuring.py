@@ -32,7 +32,7 @@ def measure(kind: str, setup: Setup, scene: Scene, seen: Seen, folder: Path, pus
     with MosquittoBroker(folder / "broker") as broker, listening(BrokerAddress.parse(broker.url)) as recorder:
         began_ns = time.time_ns()
         with running(kind, setup, scene, broker.port, recorder) as pids:
-            first_s = _first_result_s(recorder, began_ns)
+            first_s = first_result_s(recorder, began_ns)
             time.sleep(_SETTLE_S)
             recorder.take()
             if pushes is not None:
@@ -63,7 +63,7 @@ def labels_of(messages: Sequence[tuple[int, Received]]) -> list[tuple[int, objec
     return [(at_ns, orjson.loads(message.payload)["label"]) for at_ns, message in results]
 
 
-def _first_result_s(recorder: Recorder, began_ns: int) -> float:
+def first_result_s(recorder: Recorder, began_ns: int) -> float:
     """Wait for the first result; seconds since ``began_ns`` of the wall clock."""
     deadline = time.monotonic() + _FIRST_WITHIN_S
     while time.monotonic() < deadline:
