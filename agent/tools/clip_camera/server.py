@@ -73,13 +73,13 @@ class ClipServer:
             connection.close()
 
     def serve(self, for_s: float | None = None) -> None:
-        """Accept clients for ``for_s`` seconds, or until an exception such as KeyboardInterrupt ends it.
+        """Accept clients for ``for_s`` seconds, until the server is left, or until an exception ends it.
 
         Raises:
             Exception: what ended a client's thread other than the client.
         """
         end_s = float("inf") if for_s is None else time.monotonic() + for_s
-        while time.monotonic() < end_s:
+        while time.monotonic() < end_s and not self._stop.is_set():
             self._end_clients_that_left()
             connection = self._accepted()
             if connection is None:
@@ -99,6 +99,10 @@ class ClipServer:
             return self._listener.accept()[0]
         except TimeoutError:
             return None
+        except OSError:  # another thread has left the server, which closes it
+            if self._stop.is_set():
+                return None
+            raise
 
     def _end_clients_that_left(self) -> None:
         for thread, connection in [one for one in self._clients if not one[0].is_alive]:
