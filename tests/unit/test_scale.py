@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from agent.config.loader import load_config
@@ -88,7 +89,7 @@ def test_picture_is_written(tmp_path: Path) -> None:
     picture = tmp_path / "images" / "x.png"
     subprocess.run([sys.executable, "-c", _DRAW, str(picture)], check=True, cwd=_ROOT)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    pixels = cv2.imread(str(picture))
+    pixels = np.asarray(cv2.imread(str(picture)))
     assert pixels.shape[1] == 1632
     assert pixels.std() > 10, "it is not empty"
 
