@@ -8,6 +8,7 @@ Nothing runs yet when ``build`` returns; ``agent.supervise`` starts and supervis
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -40,7 +41,7 @@ from agent.publish.uplink import Uplink
 from agent.reload import Reloader, load_packages
 from agent.runtime.clock import Clock
 from agent.runtime.clock_sync import ClockWatch
-from agent.runtime.errors import Unavailable
+from agent.runtime.errors import BROKEN_IMPORT, PartMissing
 from agent.runtime.logs import watch_warnings
 from agent.telemetry.reporter import ReportedParts, Reporter
 from agent.telemetry.runtime import RuntimeAnnouncer
@@ -320,7 +321,7 @@ def make_web(
     Without ``metrics`` it has those of cameras, models and requests.
 
     Raises:
-        Unavailable: they are not installed, or the address is in use.
+        Unavailable: they cannot be imported (PartMissing), or the address is in use.
         ConfigError: the tokens or the certificate cannot be used.
     """
     with _serve_part():
@@ -334,16 +335,23 @@ def make_web(
     return WebService(loaded, models, metrics, page)
 
 
+def require_serve_part() -> None:
+    """Import the libraries of the server for programs.
+
+    Raises:
+        PartMissing: one is missing or damaged.
+    """
+    with _serve_part():
+        importlib.import_module("agent.web.service")
+
+
 @contextmanager
 def _serve_part() -> Iterator[None]:
     """Imports of libraries that only `serve` needs."""
     try:
         yield
-    except ImportError as exc:
-        raise Unavailable(
-            f"serve has an address or a metrics_file, but the library {exc.name} is not installed; add the part "
-            "[serve] of the agent, as docs/installation.md says, or remove them"
-        ) from exc
+    except BROKEN_IMPORT as exc:
+        raise PartMissing("the server for programs, with its page and metrics,", "serve", exc) from exc
 
 
 @dataclass(frozen=True, slots=True)

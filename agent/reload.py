@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from agent.config.labels import check_labels, idle_thresholds, unknown_labels
+from agent.config.labels import check_labels, idle_thresholds, questionable_means, unknown_labels
 from agent.config.loader import LoadedConfig, load_config
 from agent.config.state_dir import cache_dir_in
 from agent.daemon import control
@@ -60,6 +60,8 @@ def load_packages(
         log.warning("overrides.ignored", error=label)
     for threshold in idle_thresholds(loaded, packages):
         log.warning("decide.threshold_idle", error=threshold)
+    for mean in questionable_means(loaded, packages):
+        log.warning("decide.mean_questionable", error=mean)
     return packages
 
 

@@ -37,15 +37,16 @@ class Supervisor:
         self._is_reload_requested = True
 
     def start(self) -> bool:
-        """Start every thread, wait for the engines, open the cameras; False if a signal came meanwhile.
+        """Start every thread, wait for the engines, let the cameras read; False if a signal came meanwhile.
 
         Raises:
             EngineError: an engine cannot be loaded.
         """
         parts = self._parts
-        parts.uplink.publisher.start()
-        parts.thermal.start()
         parts.pipeline.start_workers()
+        parts.uplink.publisher.start()
+        parts.pipeline.open_cameras()
+        parts.thermal.start()
         if parts.web is not None:
             parts.web.start()
         parts.announcer.describe_device()

@@ -36,12 +36,14 @@ if TYPE_CHECKING:
         Engine,
         EngineInfo,
         EngineOptions,
+        Features,
         Images,
         Measurement,
         Precision,
         Rejection,
         SandboxOptions,
         Scores,
+        features_of,
     )
     from engines.check.certificate import Certificate
     from engines.check.golden import GoldenResult, check_golden, golden_input, golden_result, run_golden
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     )
     from engines.graph.image_set import image_set_of
     from engines.graph.ort_library import library as onnxruntime_library
+    from engines.graph.planes import Planes, yuv_to_bgr
     from engines.graph.precision import precise_graph
     from engines.graph.resize import Resizer
     from engines.graph.serving import ServingGraph, serving_graph
@@ -117,6 +120,7 @@ __all__ = [
     "EngineOptions",
     "EngineUnavailable",
     "EnvironmentRecord",
+    "Features",
     "GoldenImage",
     "GoldenMismatch",
     "GoldenResult",
@@ -139,6 +143,7 @@ __all__ = [
     "PackageCheck",
     "PlanCache",
     "PlanEntry",
+    "Planes",
     "Precision",
     "PrecisionRejected",
     "ProbeResult",
@@ -166,6 +171,7 @@ __all__ = [
     "decode_image",
     "describe",
     "describe_device",
+    "features_of",
     "golden_input",
     "golden_result",
     "has_16_bits",
@@ -203,6 +209,7 @@ __all__ = [
     "session_settings",
     "verify",
     "write_atomic",
+    "yuv_to_bgr",
 ]
 
 # Imported on first use: reading a configuration must not wait for numpy, OpenCV and ONNX.
@@ -240,6 +247,7 @@ _HOMES = {
     "JsonChild": "engines.sandbox.json_child",
     "JsonRecord": "engines.store.records",
     "MAX_YAML_BYTES": "engines.package.strict_yaml:MAX_BYTES",
+    "Features": "engines.base",
     "Measurement": "engines.base",
     "ModelPackage": "engines.package.load",
     "PackageCheck": "engines.check.package_check",
@@ -252,6 +260,7 @@ _HOMES = {
     "PRECISIONS": "engines.base",
     "PROTOCOL_SERVICE": "engines.backends.triton.messages:SERVICE",
     "PlanCache": "engines.store.plan_cache",
+    "Planes": "engines.graph.planes",
     "Precision": "engines.base",
     "PrecisionRejected": "engines.errors",
     "ProbeResult": "engines.select.registry",
@@ -277,6 +286,7 @@ _HOMES = {
     "content_address": "engines.store.files",
     "describe": "engines.environment",
     "describe_device": "engines.environment",
+    "features_of": "engines.base",
     "import_path": "engines.sandbox.isolated",
     "import_model": "engines.check.importer",
     "load_package": "engines.package.load",
@@ -315,6 +325,7 @@ _HOMES = {
     "session_settings": "engines.backends.onnxruntime.options",
     "verify": "engines.select.verify",
     "write_atomic": "engines.store.files",
+    "yuv_to_bgr": "engines.graph.planes",
 }
 
 

@@ -21,8 +21,14 @@ OUTPUT_NAME = "scores"
 Images = npt.NDArray[np.uint8]
 """A batch at the model's size: ``(N, H, W, 3)`` uint8 BGR, C-contiguous."""
 
+FEATURES_NAME = "serving/features"
+"""Name of the second output, of a serving graph that gives embeddings too."""
+
 Scores = npt.NDArray[np.float32]
 """Probabilities: ``(N, classes)`` float32, 0 to 1."""
+
+Features = npt.NDArray[np.float32]
+"""Embeddings: ``(N, length)`` float32, as the model gives them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,3 +202,12 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def features_of(engine: Engine) -> Features | None:
+    """The embeddings of the newest batch that ``infer`` of ``engine`` classified, a fresh array that the caller owns.
+
+    None from an engine that was opened without ``ModelPackage.with_features``.
+    """
+    found: Features | None = getattr(engine, "features", None)
+    return found

@@ -2,6 +2,7 @@
 
 sources         the kinds of source: files, streams, devices; ``sources.base`` is the contract
 camera          the thread: opens the source, reads it, reconnects it
+head_start      opens the source while the engines still load
 frame_rate      detects a live camera that sends far fewer frames than it should
 image_checks    detects black, frozen, covered and blurred frames
 triggers        frames that are asked for one by one, and how each trigger ended

@@ -14,6 +14,7 @@ from structlog.contextvars import bound_contextvars
 from agent.cameras.frame_counters import MAX_FILE_FRAMES, CameraCounts, Drop, FrameCounters, InFlightFrame
 from agent.cameras.frame_rate import WINDOW_S, FrameRateMonitor
 from agent.cameras.gpio import EdgeLine, GpioTrigger, open_line
+from agent.cameras.head_start import HeadStart
 from agent.cameras.image_checks import ImageChecks
 from agent.cameras.pacing import Pacer
 from agent.cameras.sources.base import Capture, FetchingSource, Source
@@ -25,7 +26,7 @@ from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 from agent.runtime.heartbeat import Heartbeat
 from agent.runtime.logs import get_logger
-from agent.runtime.records import Frame, image_of
+from agent.runtime.records import Frame, planes_or_image
 from agent.runtime.threads import StageThread
 
 log = get_logger(__name__)
@@ -48,8 +49,6 @@ _MAX_ABSENT_S = 300.0
 _STABLE_AFTER_NS = 30 * 1_000_000_000
 _RATE_WINDOW_NS = 10 * 1_000_000_000
 _JOIN_POLL_S = 0.5
-_OPEN_DEADLINE_S = 150.0
-"""More than the maximum of `open_timeout_s` and `read_timeout_s` together (60 s each): later, the library is stuck."""
 _READ_DEADLINE_S = 90.0
 
 
@@ -119,6 +118,7 @@ class Camera:
         if gpio is not None:
             self._gpio = GpioTrigger(name, gpio, self._ask_at, clock=clock, open_line=open_line)
         self._stop = threading.Event()
+        self._head_start = HeadStart(source, self.heartbeat, clock=clock)
         self._thread = StageThread(f"camera-{name}", self._main)
         self._lock = threading.Lock()
         self._state: CameraState = "connecting"
@@ -135,15 +135,22 @@ class Camera:
         """Offer every frame from now on to ``routes``."""
         self._routes = tuple(routes)
 
+    def open_early(self) -> None:
+        """Start the thread: it opens the source, and delivers no frame, error or state before ``start``."""
+        self._thread.start()
+
     def start(self) -> None:
         """Start reading."""
-        self._thread.start()
+        self._head_start.begin()
+        if not self._thread.is_started:
+            self.open_early()
         if self._gpio is not None:
             self._gpio.start()
 
     def stop(self) -> None:
         """Ask the threads to end; interrupts a source that blocks."""
         self._stop.set()
+        self._head_start.begin()
         if self._gpio is not None:
             self._gpio.stop()
         self.source.interrupt()
@@ -235,16 +242,16 @@ class Camera:
         failures = refusals = 0
         while not self._stop.is_set():
             opened_ns, reason, is_closed = None, None, False
-            self.heartbeat.beat(_OPEN_DEADLINE_S)
             try:
-                self.source.open()
+                self._head_start.open()
+                if self._stop.is_set():
+                    return
                 opened_ns = self._clock.monotonic_ns()
                 self._expected_fps = self.source.fps
                 self._frame_rate.open(opened_ns, self._expected_fps)
                 self._set_state("connected", None)
                 if self._read_until_end():
                     self._set_state("ended", None)
-                    return
             except (SourceUnavailable, SourceLost) as exc:
                 if self._stop.is_set():
                     return
@@ -254,6 +261,8 @@ class Camera:
                 reason, is_closed = exc.fields.get("reason"), isinstance(exc, SourceUnavailable)
                 self._image_checks.reset()
                 self._set_state("lost" if self._frames else "connecting", exc.message)
+            else:
+                return
             finally:
                 # Close before the backoff, not after it: many cameras accept only a few viewers.
                 self.source.close()
@@ -300,7 +309,7 @@ class Camera:
             self.source.wanted_hz = self.pacer.rate_hz
             if isinstance(self.source, FetchingSource) and self.triggers.is_one_due:
                 self.source.fetch_now()  # again: one image answers one trigger
-            capture = self.source.read()
+            capture = self._head_start.take() or self.source.read()
             if capture is None and self.source.has_end:
                 return True
             if capture is None:
@@ -359,13 +368,13 @@ class Camera:
         return not self.source.is_live or self.pacer.accepts(capture.captured_at_ns)
 
     def _convert(self, capture: Capture) -> float:
-        """Convert the picture if a worker waits for it, to spare its thread; the milliseconds that took.
+        """Convert a picture without planes if a worker waits for it, to spare its thread; the milliseconds that took.
 
         While older frames are in flight, a newer one may replace this frame: then it is never converted.
         """
         began_ns = self._clock.monotonic_ns()
         if self.counters.in_flight == 0:
-            image_of(capture.picture)
+            planes_or_image(capture.picture)
         return (self._clock.monotonic_ns() - began_ns) / 1e6
 
     def _offer(self, frame: Frame, trigger: Trigger | None) -> None:

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 
 from agent.config.sections.image_checks import ImageChecksConfig
-from agent.runtime.records import Image, LazyImage, image_of
+from agent.runtime.records import Image, LazyImage, planes_or_image
+from engines import Planes
 
 ImageFault = Literal["black", "frozen", "covered", "blurred"]
 IMAGE_FAULTS: tuple[ImageFault, ...] = ("black", "frozen", "covered", "blurred")
@@ -40,16 +41,21 @@ class ImageMetrics:
     """``(16, about 320)`` uint8, one row for each band of the frame."""
 
 
-def measure_image(image: Image) -> ImageMetrics:
+def measure_image(image: Image | Planes) -> ImageMetrics:
     """Measure 16 pairs of rows, scaled to a width of about 320 pixels (80 us for 1280x720)."""
-    height, width = image.shape[:2]
+    rows_of_all = image.y if isinstance(image, Planes) else image
+    height, width = rows_of_all.shape[:2]
     shrink = max(1, round(width / _WIDTH_PX))
     rows = min(shrink, 2, height)
     bands = max(1, min(_BANDS, height // rows))
     pitch = height // bands
-    part = image[: bands * pitch].reshape(bands, pitch, width, 3)[:, :rows]
-    gray = cv2.cvtColor(np.ascontiguousarray(part).reshape(bands * rows, width, 3), cv2.COLOR_BGR2GRAY)
+    depth = rows_of_all.shape[2:]
+    part = rows_of_all[: bands * pitch].reshape(bands, pitch, width, *depth)[:, :rows]
+    part = np.ascontiguousarray(part).reshape(bands * rows, width, *depth)
+    gray = cv2.cvtColor(part, cv2.COLOR_BGR2GRAY) if depth else part
     small = cv2.resize(gray, (max(width // shrink, 1), bands), interpolation=cv2.INTER_AREA)
+    if isinstance(image, Planes):
+        small = cv2.convertScaleAbs(cv2.subtract(small, float(image.black[0])), alpha=image.contrast)
     mean, deviation = cv2.meanStdDev(small)
     return ImageMetrics(
         brightness=float(mean.ravel()[0]),
@@ -86,14 +92,14 @@ class ImageChecks:
         self._due_ns: int | None = None
         self._since_ns: dict[ImageFault, int] = {}
         # The last frame that differed from the one before. Frames are never written to, so no copy is needed.
-        self._reference: tuple[Image, Image, int] | None = None
+        self._reference: tuple[Image | Planes, Image, int] | None = None
 
     def check(self, picture: Image | LazyImage, now_ns: int) -> ImageFault | None:
         """The fault of the frame that came at monotonic ``now_ns``, once it has lasted; None if the frame is good."""
         if not self._config.enabled or (self._due_ns is not None and now_ns < self._due_ns):
             return self.image_fault
         self._due_ns = now_ns + _CHECK_PERIOD_NS
-        image = image_of(picture)
+        image = planes_or_image(picture)
         metrics = measure_image(image)
         found = set(self._faults(metrics))
         frozen_since_ns = self._unchanged_since(image, metrics.thumbnail, now_ns)
@@ -118,7 +124,7 @@ class ImageChecks:
         if metrics.sharpness is not None and metrics.sharpness < config.blurred_below:
             yield "blurred"
 
-    def _unchanged_since(self, image: Image, thumbnail: Image, now_ns: int) -> int | None:
+    def _unchanged_since(self, image: Image | Planes, thumbnail: Image, now_ns: int) -> int | None:
         """When the current frame content was first seen; None if it has just changed."""
         if not self._config.frozen_after_s:
             return None
@@ -131,7 +137,13 @@ class ImageChecks:
         return None
 
 
-def _are_equal(one: Image, other: Image) -> bool:
+def _are_equal(one: Image | Planes, other: Image | Planes) -> bool:
+    if isinstance(one, Planes) or isinstance(other, Planes):
+        return (
+            isinstance(one, Planes)
+            and isinstance(other, Planes)
+            and all(_are_equal(*pair) for pair in ((one.y, other.y), (one.u, other.u), (one.v, other.v)))
+        )
     if one.shape != other.shape:
         return False
     flat_one, flat_other = one.reshape(-1), other.reshape(-1)

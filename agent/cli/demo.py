@@ -9,7 +9,6 @@ import tempfile
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +70,7 @@ def demo(
     if is_printing and as_json:
         raise UsageError("--print writes messages and --json the summary to standard output; give one of them")
     with tempfile.TemporaryDirectory(prefix="agent-demo-") as folder:
-        run = _run(_load(Path(folder)), for_s=for_s, is_printing=is_printing, as_json=as_json)
+        run = _run(demo_configuration(Path(folder)), for_s=for_s, is_printing=is_printing, as_json=as_json)
     if as_json:
         print(json.dumps(_figures(run), indent=2))
     else:
@@ -108,23 +107,28 @@ class _Run:
     view: FleetView
 
 
-def _load(state_dir: Path) -> LoadedConfig:
+def demo_configuration(state_dir: Path) -> LoadedConfig:
     """The bundled configuration, with a state directory apart from an agent that runs on this machine.
 
-    Without the libraries of the page it runs without one.
+    Where the libraries of the page cannot be imported, it runs without one and says why.
     """
     import agent.demo
+    from agent.build import require_serve_part
     from agent.config.loader import load_config
     from agent.config.sections.serve import ServeConfig
+    from agent.runtime.errors import PartMissing
 
     loaded = load_config(Path(agent.demo.__file__).with_name("demo.yaml"))
-    if not _has_page():
-        loaded = replace(loaded, config=loaded.config.model_copy(update={"serve": ServeConfig()}))
+    try:
+        require_serve_part()
+    except PartMissing as exc:
+        print(f"Without a page: {exc.message}", file=sys.stderr)
+        # The document too, because the agent reads the configuration from it again for what was kept over MQTT.
+        given = loaded.document.data
+        document = replace(loaded.document, data={**given, "serve": {}} if isinstance(given, dict) else given)
+        config = loaded.config.model_copy(update={"serve": ServeConfig()})
+        loaded = replace(loaded, config=config, document=document)
     return replace(loaded, state_dir=state_dir)
-
-
-def _has_page() -> bool:
-    return all(find_spec(name) is not None for name in ("httptools", "starlette", "uvicorn", "uvloop"))
 
 
 def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool, as_json: bool) -> _Run:
@@ -149,9 +153,7 @@ def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool, as_jso
         ready_s.append(time.monotonic())
         here = f"{own_command()} watch {agent.broker_address}"
         print(f"Publishing to {agent.broker_address}. See it there: {here}", file=sys.stderr)
-        if agent.page_url is None:
-            print("Without a page: it needs the part [serve], see docs/installation.md", file=sys.stderr)
-        else:
+        if agent.page_url is not None:
             print(f"In a browser: {agent.page_url}", file=sys.stderr)
 
     with ExitStack() as resources:

@@ -139,6 +139,7 @@ def _constants(
 )
 @click.option("--output-name", metavar="NAME", help="The output that holds the scores, of a model with several.")
 @click.option("--class-axis", type=Whole(0, 7), help="Axis of the classes in that output, where it is not the last.")
+@click.option("--features", metavar="NAME", help="The tensor with each image's embedding, to publish it for drift.")
 @click.option(
     "--constant",
     "constants",
@@ -264,6 +265,7 @@ def _facts(package: ModelPackage) -> dict[str, object]:
         "activation": package.output.activation,
         "task": package.output.task.value,
         "classes": signature.classes,
+        "features": f"{package.output.features}, {signature.features} values" if signature.features else None,
         "golden": len(package.golden),
         "calibration": len(package.calibration),
         "evaluation": len(package.evaluation),

@@ -278,7 +278,12 @@ class CommandServer:
         key = _id_of(message.payload)
         if key is None and (message.response_topic is None or not self._may_reply_to(message.response_topic)):
             log.warning(
-                "command.refused", verb=verb, reason=refusal.reason, error=refusal.message, reply="none: no id"
+                "command.refused",
+                verb=verb,
+                reason=refusal.reason,
+                error=refusal.message,
+                reply="none: no id",
+                **_sender(message),
             )
             return False
         # Not kept: refusals must not fill the outbox.
@@ -306,10 +311,12 @@ class CommandServer:
             self._seen.save()
         try:
             if isinstance(request, Capture):
-                log.debug("command.received", verb=verb, id=request.id)  # may come with every part on a belt
+                log.debug(
+                    "command.received", verb=verb, id=request.id, **_sender(message)
+                )  # may come with every part on a belt
                 self._handler.capture(request, lambda answer: self._end(verb, request, message, answer))
                 return
-            log.info("command.received", verb=verb, id=request.id)
+            log.info("command.received", verb=verb, id=request.id, **_sender(message))
             details = self._do(verb, request)
         except CommandRefused as refusal:
             self.counters.add(refusal.reason)
@@ -355,7 +362,8 @@ class CommandServer:
         has_failed: bool = False,
     ) -> None:
         reason, text = refusal.reason, refusal.message
-        log.warning("command.failed" if has_failed else "command.refused", verb=verb, reason=reason, error=text)
+        event = "command.failed" if has_failed else "command.refused"
+        log.warning(event, verb=verb, reason=reason, error=text, **_sender(message))
         reply = self._message(verb, key, "failed" if has_failed else "refused", reason, text, {})
         self._reply(verb, message, reply, is_kept=is_kept)
 
@@ -381,6 +389,11 @@ class CommandServer:
         self._publish(
             Outgoing(topic, reply, 1, expiry_s=REPLY_EXPIRY_S, is_kept=is_kept, correlation=message.correlation)
         )
+
+
+def _sender(message: Received) -> dict[str, str]:
+    """For the log: who sent the command, where that is known."""
+    return {} if message.sender is None else {"sender": message.sender}
 
 
 def _id_of(payload: bytes) -> str | None:

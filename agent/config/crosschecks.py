@@ -24,6 +24,8 @@ from engines import StrictDocument, nearest_key
 # Repeated here, because asking the engines would load their libraries. A test compares the two.
 ENGINES = ("auto", "fastest", "tensorrt", "ort-tensorrt", "ort-cuda", "torch", "ort-openvino", "ort-cpu", "triton")
 ENGINE_ALIASES = ("trt", "ort-trt", "onnxruntime", "ort", "cpu", "cuda", "openvino", "pytorch")
+# The engines without embeddings; those of ONNX Runtime (ort-*) have them. A test compares this too.
+_SCORES_ONLY = ("tensorrt", "trt", "torch", "pytorch", "triton")
 _PROVIDERS = ("dml", "directml", "coreml", "nnapi", "xnnpack", "qnn", "vitisai", "cann", "migraphx", "rocm", "webgpu")
 
 # The retained messages that come regularly: seconds between two, and typical bytes with topic and headers. A test
@@ -31,6 +33,10 @@ _PROVIDERS = ("dml", "directml", "coreml", "nnapi", "xnnpack", "qnn", "vitisai",
 REGULAR = {"health": (10.0, 1000), "thermal": (30.0, 950)}
 REGULAR_PER_CAMERA = {"health": (10.0, 250), "camera-health": (10.0, 400)}
 REGULAR_PER_CLASSIFIER = {"state": (60.0, 400)}
+
+
+_WHOLE = (0.0, 0.0, 1.0, 1.0)
+"""The region of a classifier without a `roi`: the whole frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,7 @@ class _Use:
     key: str | None
     waits_for: str | None
     waits_at: KeyPath
+    roi: tuple[object, ...]
 
 
 def cross_problems(document: StrictDocument) -> Iterator[Problem]:
@@ -49,10 +56,12 @@ def cross_problems(document: StrictDocument) -> Iterator[Problem]:
     models = section_of(document.data, "models")
     yield from _files_count_results(document)
     yield from _engines_exist(document, models)
+    yield from _engines_give_features(document, models)
     for camera, uses in _uses_by_camera(document.data):
         yield from _models_exist(document, uses, list(models))
         yield from _names_are_unique(document, camera, uses)
         yield from _gates_open(document, camera, uses)
+        yield from _means_are_of_two(document, uses)
     yield from _ways_are_used(document)
 
 
@@ -110,7 +119,9 @@ def _uses_by_camera(data: object) -> Iterator[tuple[str, list[_Use]]]:
                 gate, partner = _text(section_of(entry, "when").get("classifier")), _text(entry.get("mean_with"))
                 path: KeyPath = ("cameras", camera, "classify", index)
                 waits_at: KeyPath = (*path, "mean_with") if gate is None else (*path, "when", "classifier")
-                uses.append(_Use(path, model, key, partner if gate is None else gate, waits_at))
+                roi = entry.get("roi")
+                seen = tuple(roi) if isinstance(roi, list) else _WHOLE
+                uses.append(_Use(path, model, key, partner if gate is None else gate, waits_at, seen))
         yield str(camera), uses
 
 
@@ -147,6 +158,18 @@ def _engines_exist(document: StrictDocument, models: Mapping[str, object]) -> It
         hint = "" if near is None else f"; did you mean `{near}`?"
         text = f"there is no engine `{engine}`; give one of {', '.join(ENGINES)} or ort-<provider>{hint}"
         yield at(document, ("models", name, "engine"), text)
+
+
+def _engines_give_features(document: StrictDocument, models: Mapping[str, object]) -> Iterator[Problem]:
+    for name, model in models.items():
+        section = model if isinstance(model, dict) else {}
+        engine = (_text(section.get("engine")) or "auto").strip().lower().replace("_", "-")
+        if section.get("features") is True and engine in _SCORES_ONLY:
+            text = (
+                f"features is true, but the engine `{engine}` gives scores only; choose auto or an engine of ONNX "
+                "Runtime (ort-tensorrt, ort-cuda, ort-cpu), or remove features"
+            )
+            yield at(document, ("models", name, "features"), text)
 
 
 def _models_exist(document: StrictDocument, uses: Sequence[_Use], models: Sequence[str]) -> Iterator[Problem]:
@@ -189,6 +212,21 @@ def _gates_open(document: StrictDocument, camera: str, uses: Sequence[_Use]) -> 
         elif use.key is not None and use.key not in reported and (circle := _circle(use.key, by_key)):
             reported.update(circle)
             yield at(document, path, f"these wait for each other: {' -> '.join(circle)}; one of them must not wait")
+
+
+def _means_are_of_two(document: StrictDocument, uses: Sequence[_Use]) -> Iterator[Problem]:
+    """The mean of a model with itself is its own result, unless both see different regions."""
+    by_key = {use.key: use for use in uses if use.key is not None}
+    for use in uses:
+        partner = by_key.get(use.waits_for or "")
+        if use.waits_at[-1] != "mean_with" or partner is None or partner is use or use.model != partner.model:
+            continue
+        if use.model is not None and use.roi == partner.roi and partner.waits_for != use.key:
+            text = (
+                f"`{use.key}` takes the mean with `{partner.key}`, but both run the model `{use.model}` on the same "
+                "region, so the mean is its own result; name another model, or give one of them another roi"
+            )
+            yield at(document, use.waits_at, text)
 
 
 def _circle(start: str, by_key: Mapping[str, _Use]) -> list[str]:
@@ -295,10 +333,6 @@ def _warnings_of_work(config: AgentConfig, name: str, document: StrictDocument) 
         if not commands.enabled or "capture" not in commands.allow:
             text = f"only the command `capture` can ask for a frame, but {missing}; nothing is ever classified"
             yield at(document, ("cameras", name, "trigger"), f"{text}: allow the command, or give `gpio`")
-    if camera.source.type == "stream" and camera.source.url.startswith("srt://"):
-        text = "SRT needs an FFmpeg with libsrt, but PyAV's wheels come without it: with them this camera never opens"
-        remedy = "let a gateway such as ffmpeg or MediaMTX send MPEG-TS over UDP, RTSP or RTMP instead"
-        yield at(document, ("cameras", name, "source", "url"), f"{text}; {remedy}")
 
 
 def _warnings_of_devices(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:

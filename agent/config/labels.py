@@ -52,6 +52,40 @@ def idle_thresholds(loaded: LoadedConfig, packages: Mapping[str, ModelPackage]) 
                 )
 
 
+def questionable_means(loaded: LoadedConfig, packages: Mapping[str, ModelPackage]) -> Iterator[str]:
+    """The ensembles that decide something else than two models' answer to one image."""
+    for name, camera in loaded.config.cameras.items():
+        by_key = {use.key: use for use in camera.classify}
+        for use in camera.classify:
+            partner = None if use.mean_with is None else by_key[use.mean_with]
+            if partner is None or partner.model not in packages or use.model not in packages:
+                continue
+            fault = _questionable(partner, use, packages[partner.model], packages[use.model])
+            if fault is not None:
+                yield f"camera {name}, {use.key}: {fault}"
+
+
+def _questionable(
+    partner: ClassifierConfig, use: ClassifierConfig, first: ModelPackage, second: ModelPackage
+) -> str | None:
+    if partner.roi != use.roi:
+        return (
+            f"it sees the region {list(use.roi)}, but {partner.key}, whose mean it takes, sees {list(partner.roi)}, "
+            "so they judge different images; give both the same roi, unless that is meant"
+        )
+    if (first.sha256, first.input, first.output) == (second.sha256, second.input, second.output):
+        return (
+            f"model {use.model} has the same model file as {partner.model}, but a mean needs two models; name another "
+            "package"
+        )
+    if first.output.thresholds != second.output.thresholds:
+        return (
+            f"the packages of {partner.model} and {use.model} state different thresholds, but the mean is judged by "
+            f"those of {use.model}; set decide.labels or decide.enter, or state the same ones"
+        )
+    return None
+
+
 def stated_thresholds(packages: Mapping[str, ModelPackage]) -> dict[str, dict[str, float]]:
     """The models that find several labels, with the thresholds that their packages state."""
     several = {key: package for key, package in packages.items() if package.output.task is Task.MULTI_LABEL}

@@ -84,12 +84,24 @@ class LoadedConfig:
         return _package_dir(self.config.models[model].package, self.base_dir)
 
     def read_package(self, model: str, cache_dir: Path | None) -> ModelPackage:
-        """The package of one model, by its key under ``models``; see ``load_unknown_package``."""
+        """The package of one model, by its key under ``models``; see ``load_unknown_package``.
+
+        Raises:
+            ConfigError: the file asks for ``features``, and the package names no embedding.
+        """
         from engines import load_unknown_package  # reading a configuration needs no library for models
 
-        return load_unknown_package(
-            self.package_dir(model), cache_dir, max_bytes=self.config.models[model].max_file_bytes
-        )
+        config = self.config.models[model]
+        package = load_unknown_package(self.package_dir(model), cache_dir, max_bytes=config.max_file_bytes)
+        if not config.features:
+            return package
+        if package.output.features is None:
+            text = (
+                f"features is true, but the package of model {model} names no embedding; import it with --features "
+                "NAME (output.features of its manifest), or remove features"
+            )
+            raise error_of([at(self.document, ("models", model, "features"), text)], self.document.name)
+        return package.with_features()
 
     def resolved_mqtt(self) -> MqttConfig:
         """The section ``mqtt`` with absolute paths."""

@@ -61,6 +61,8 @@ class ModelConfig(Section):
     """Refuse to start (exit code 69) instead of running with less than what is configured."""
     serve: bool = False
     """Also serve programs, over the addresses of `serve`; the model is loaded even if no camera uses it."""
+    features: bool = False
+    """Publish 32 numbers made from each frame's embedding, to find drift; its package must name the embedding."""
     batching: BatchingConfig = BatchingConfig()
     """How frames are combined into one call of the engine."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)

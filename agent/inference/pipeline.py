@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from agent.inference.rate_sharing import share_ratio
 from agent.inference.requests.queue import RequestLimits
 from agent.inference.requests.statistics import ModelStatistics, RequestStatistics
 from agent.inference.routing import CameraPlan, plan_camera
+from agent.inference.stopping import drain_workers, stop_cameras, stop_workers
 from agent.inference.worker import Worker, WorkerStatistics
 from agent.runtime.clock import Clock
 from agent.runtime.errors import ReloadAbandoned, StageFailed
@@ -30,12 +31,7 @@ from engines import Building, Engine, ModelPackage
 
 log = get_logger(__name__)
 
-_CAMERA_STOP_S = 1.5
-_CALL_ENDS_S = 0.5
-_WORKER_STOP_S = 1.0
 _LOAD_POLL_S = 0.1
-_DRAIN_S = 2.0
-_DRAIN_POLL_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +114,11 @@ class Pipeline:
         for key, worker in self._workers.items():
             worker.start(self._bindings_of(key))
 
+    def open_cameras(self) -> None:
+        """Start to open the sources, which takes a second or more with a network camera, while the engines load."""
+        for camera in self._cameras.values():
+            camera.open_early()
+
     def start_cameras(self) -> None:
         """Start to read; call it once the workers are ready."""
         for camera in self._cameras.values():
@@ -183,11 +184,11 @@ class Pipeline:
         """
         new_workers = self._make_changed_workers(config, packages)
         with ExitStack() as undo:
-            undo.callback(_stop_workers, new_workers)
+            undo.callback(_retire, new_workers)
             self._load(new_workers, is_cancelled)
             wanted = _enabled(config)
             closing = self._cameras_to_close(wanted, reopen)
-            _stop_cameras(closing)
+            _report(stop_cameras(closing))
             with self._change_lock:
                 # Race with `stop`, which only sees cameras and workers that are stored below: after a stop, nothing
                 # new may be stored, or its threads would never be stopped.
@@ -204,7 +205,7 @@ class Pipeline:
             worker.requests.limits = _request_limits(config)
         with self._ratio_lock:
             self._share_ratio()
-        _stop_workers(retired)
+        _retire(retired)
         with self._change_lock:
             if not self._is_stopped:
                 for camera in added:
@@ -303,12 +304,7 @@ class Pipeline:
         with self._change_lock:
             self._is_stopped = True
         # Cameras first: a stopped worker would count their last frames as dropped.
-        for camera in self._cameras.values():
-            camera.stop()
-        late = _join({f"camera {name}": camera.join for name, camera in self._cameras.items()}, _CAMERA_STOP_S)
-        for worker in self._workers.values():
-            worker.stop()
-        return late + _join_workers(self._workers)
+        return stop_cameras(self._cameras) + stop_workers(self._workers)
 
     def statistics(self) -> PipelineStatistics:
         """From any thread."""
@@ -338,8 +334,7 @@ class Pipeline:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for name in self.stop():
-            log.warning("stop.cut_off", thread=name)
+        _report(self.stop())
 
     def _make_worker(self, key: str, config: AgentConfig, package: ModelPackage) -> Worker:
         open_engine = partial(self._parts.open_engine, key, config.models[key], package)
@@ -404,31 +399,13 @@ def _request_limits(config: AgentConfig) -> RequestLimits:
     return RequestLimits(serve.max_waiting, serve.timeout_ms / 1e3, serve.min_share_ratio)
 
 
-def _stop_cameras(cameras: Mapping[str, Camera]) -> None:
-    for camera in cameras.values():
-        camera.stop()
-    for name in _join({name: camera.join for name, camera in cameras.items()}, _CAMERA_STOP_S):
-        log.warning("stop.cut_off", thread=f"camera {name}")
+def _retire(workers: Mapping[str, Worker]) -> None:
+    _report(drain_workers(workers))
 
 
-def _stop_workers(workers: Mapping[str, Worker]) -> None:
-    """Let the workers finish their frames, including those passed on through a gate, then stop them."""
-    deadline = time.monotonic() + _DRAIN_S
-    while any(worker.is_busy for worker in workers.values()) and time.monotonic() < deadline:
-        time.sleep(_DRAIN_POLL_S)
-    for worker in workers.values():
-        worker.stop()
-    for name in _join_workers(workers):
+def _report(late: Iterable[str]) -> None:
+    for name in late:
         log.warning("stop.cut_off", thread=name)
-
-
-def _join_workers(workers: Mapping[str, Worker]) -> list[str]:
-    """Wait for stopped workers; interrupt a call that does not end soon."""
-    joins = {f"worker {key}": worker.join for key, worker in workers.items()}
-    if _join(joins, _CALL_ENDS_S):
-        for worker in workers.values():
-            worker.interrupt()
-    return _join(joins, _WORKER_STOP_S)
 
 
 class RateMeter:
@@ -448,8 +425,3 @@ class RateMeter:
             self._rate_hz = max(frames - self._last[1], 0) / elapsed_s
             self._last = now_s, frames
         return self._rate_hz
-
-
-def _join(joins: Mapping[str, Callable[[float], bool]], patience_s: float) -> list[str]:
-    deadline = time.monotonic() + patience_s
-    return [name for name, join in joins.items() if not join(max(deadline - time.monotonic(), 0.0))]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 from agent.cameras.frame_counters import Drop
 from agent.config.model import ModelConfig
@@ -27,14 +28,25 @@ from agent.inference.decisions.classifications import (
 from agent.inference.engine_return import EngineReturn
 from agent.inference.engine_slot import EngineSlot, Lease, LoadedEngine, OpenEngine, SlotState, load
 from agent.inference.fair_queue import Request
+from agent.inference.features import published_features
 from agent.inference.requests.queue import EngineFailed, InferenceRequest, RequestLimits, RequestQueue, RequestShare
 from agent.inference.requests.statistics import RequestStatistics
 from agent.runtime.channel import ChannelClosed
 from agent.runtime.clock import Clock
 from agent.runtime.heartbeat import Heartbeat
 from agent.runtime.logs import get_logger
-from agent.runtime.records import Image, Score, ServedModel, StageTimes
-from engines import BuildProgress, Engine, EngineInfo, EngineLost, InferenceFailed, ModelPackage, Scores, Task
+from agent.runtime.records import Image, Score, ServedModel, StageTimes, planes_or_image
+from engines import (
+    BuildProgress,
+    Engine,
+    EngineInfo,
+    EngineLost,
+    InferenceFailed,
+    ModelPackage,
+    Scores,
+    Task,
+    features_of,
+)
 
 log = get_logger(__name__)
 
@@ -296,7 +308,8 @@ class Worker:
     ) -> None:
         taken_ns = time.monotonic_ns()
         for row, request in zip(loaded.batch, frames, strict=False):
-            loaded.resizer.fill(crop(request.in_flight.frame.image, request.binding.config.roi), row)
+            frame = planes_or_image(request.in_flight.frame.picture)
+            loaded.resizer.fill(crop(frame, request.binding.config.roi), row)
         size = len(frames)
         for one in requests:
             loaded.batch[size : size + len(one.images)] = one.images
@@ -305,12 +318,16 @@ class Worker:
         scores = self._infer(frames, requests, loaded.batch[: len(frames) + images], loaded)
         if scores is None:
             return
+        features = None if not self.package.gives_features else features_of(loaded.engine)
+        numbers: Iterable[tuple[float, ...] | None] = repeat(None)
+        if features is not None:
+            numbers = published_features(features[: len(frames)])
         stamps = (taken_ns, filled_ns, time.monotonic_ns())
         if requests:
             self.requests.answer(requests, scores, stamps, first=len(frames))
         self._progress.batches += bool(frames)
-        for request, row in zip(frames, scores, strict=False):
-            self._decide(request, row, len(scores), stamps, loaded.served)
+        for request, row, of_row in zip(frames, scores, numbers, strict=False):
+            self._decide(request, row, len(scores), stamps, loaded.served, of_row)
 
     def _infer(
         self,
@@ -354,6 +371,7 @@ class Worker:
         batch_size: int,
         stamps: tuple[int, int, int],
         served: ServedModel,
+        features: tuple[float, ...] | None,
     ) -> None:
         binding = request.binding
         row = mean_scores(request, row)
@@ -366,7 +384,7 @@ class Worker:
         if (enters := binding.decision.enters) is not None:
             top, found = found_labels(row, self.package.labels, enters, top)
         decided_ns = time.monotonic_ns()
-        result = classification(request, top, margin, batch_size, (*stamps, decided_ns), served, found)
+        result = classification(request, top, margin, batch_size, (*stamps, decided_ns), served, found, features)
         binding.decide(result, row, clock=self._clock, emit=self._emit)
         if request.in_flight.trigger is not None:
             request.in_flight.trigger.answered(binding.classifier, top[0])

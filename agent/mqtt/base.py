@@ -39,7 +39,10 @@ class Packet:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One received message; ``response_topic`` and ``correlation`` exist in MQTT 5 only."""
+    """One received message; ``response_topic`` and ``correlation`` exist in MQTT 5 only.
+
+    ``sender`` is who sent it, where that is known: MQTT does not say, the page does.
+    """
 
     topic: str
     payload: bytes
@@ -47,6 +50,7 @@ class Received:
     retain: bool
     response_topic: str | None = None
     correlation: bytes | None = None
+    sender: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@
     ├── Unavailable               69  something needed is not there
     │   ├── SourceUnavailable     69  a camera, stream or file cannot be opened
     │   ├── BrokerUnavailable     69  the broker cannot be reached, refuses us, or cannot be started
+    │   ├── PartMissing           69  libraries of an optional part of the agent cannot be imported
     │   └── InUse                 75  another agent holds the state directory
     ├── ReloadUnderWay            70  a change was requested while another one runs; nothing has changed
     ├── ReloadAbandoned           70  a change was cancelled because the agent stops
@@ -16,6 +17,11 @@ A message says what happened, the two facts that disagree and what to do. ``fiel
 """
 
 from __future__ import annotations
+
+import sys
+
+BROKEN_IMPORT = (ImportError, OSError, AttributeError, RuntimeError, TypeError, SyntaxError)
+"""What an import raises if the library is missing, damaged, for another Python, or does not fit the others."""
 
 
 class AgentError(Exception):
@@ -55,6 +61,17 @@ class BrokerUnavailable(Unavailable):
     """The broker cannot be reached, refuses us, or cannot be started."""
 
 
+class PartMissing(Unavailable):
+    """Libraries of an optional part of the agent cannot be imported. ``fields["command"]`` installs them."""
+
+    def __init__(self, what: str, part: str, error: BaseException) -> None:
+        """``what`` needs ``part``, one of those in docs/installation.md."""
+        command = install_command(part)
+        text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        message = f"{what} needs libraries that cannot be imported: {text}. Install them: {command}"
+        super().__init__(message, part=part, command=command)
+
+
 class InUse(Unavailable):
     """Another agent uses what only one may use; trying again later may help."""
 
@@ -75,3 +92,22 @@ class SourceLost(AgentError):
 
 class StageFailed(AgentError):
     """An exception, which is the cause of this one, ended a thread of the pipeline."""
+
+
+def install_command(part: str) -> str:
+    """The command that installs the libraries of a part into this environment, for a shell.
+
+    Each is named, because no package index has the agent itself. Without its metadata, a checkout is named.
+    """
+    import importlib.metadata  # these three take time that every start would pay
+    import re
+    import shlex
+
+    try:
+        given = importlib.metadata.requires("edge-inference-agent") or []
+    except importlib.metadata.PackageNotFoundError:
+        given = []
+    wanted = re.compile(rf"extra == [\"']{re.escape(part)}[\"']")
+    libraries = [one.partition(";")[0].strip() for one in given if wanted.search(one)]
+    command = shlex.join([sys.executable, "-m", "pip", "install", *(libraries or [f".[{part}]"])])
+    return command if libraries else f"{command}, in a checkout of the agent"

@@ -8,12 +8,19 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from engines import Planes
+
 Image = npt.NDArray[np.uint8]
 """Pixels: ``(H, W, 3)`` uint8 BGR, C-contiguous."""
 
 
 class LazyImage(Protocol):
     """A decoded frame that is converted to an image when somebody needs one."""
+
+    @property
+    def planes(self) -> Planes | None:
+        """The frame before its conversion; None if it must be converted first. From any thread."""
+        ...
 
     def image(self) -> Image:
         """The image, converted at the first call and kept. From any thread."""
@@ -23,6 +30,13 @@ class LazyImage(Protocol):
 def image_of(picture: Image | LazyImage) -> Image:
     """The image of a picture, which may still have to be converted."""
     return picture if isinstance(picture, np.ndarray) else picture.image()
+
+
+def planes_or_image(picture: Image | LazyImage) -> Image | Planes:
+    """What takes the least work to scale down: the planes of a picture where it has some, else its image."""
+    if isinstance(picture, np.ndarray):
+        return picture
+    return picture.image() if picture.planes is None else picture.planes
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +152,7 @@ class Classification:
     ``top`` is sorted by falling confidence, ties by rising index, and holds at least one class. ``margin`` is the
     difference of the best two. ``served`` is what computed it; ``decided_at_ns`` is monotonic. ``found`` has the
     labels of the frame if the model finds several, else None; ``top`` holds them too. ``standing`` is that of the
-    decision with this result.
+    decision with this result. ``features`` are the numbers made from the model's embedding, None without one.
     """
 
     camera: str
@@ -157,6 +171,7 @@ class Classification:
     trigger: str | None = None
     found: tuple[str, ...] | None = None
     standing: Standing | None = None
+    features: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

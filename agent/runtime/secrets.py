@@ -7,7 +7,6 @@ import json
 import os
 import re
 import stat
-import threading
 import urllib.parse
 import weakref
 from collections.abc import Iterator
@@ -33,9 +32,10 @@ _PARAMETER = re.compile(r"(?i)\b(password|passwd|pwd|passphrase|token|secret|api
 
 _PROPERTY = re.compile(r"\b(?:user-pw|pass|psw)\s*=\s*[^\s&]")
 
-_live: weakref.WeakSet[Secret] = weakref.WeakSet()
-_live_lock = threading.Lock()
-"""Held for adding and for copying: a thread that logs must not meet the set while another one adds to it."""
+_live: set[weakref.ref[Secret]] = set()
+"""Only added to, discarded from and copied, each in one step under the interpreter's lock: secrets come and go on any
+thread. A WeakSet removes in two steps, so a thread that logs could meet a changed set. A lock would not do either: the
+garbage collector may end a secret in the thread that holds it."""
 
 
 @final
@@ -53,8 +53,7 @@ class Secret:
         self.shown = shown
         # As repr and JSON write it too: an error may quote the text that it is about.
         self.spellings = {value, urllib.parse.quote(value, safe=""), repr(value)[1:-1], json.dumps(value)[1:-1]}
-        with _live_lock:
-            _live.add(self)
+        _live.add(weakref.ref(self, _live.discard))
 
     def reveal(self) -> str:
         """The secret itself, for the one call that needs it."""
@@ -72,10 +71,9 @@ class Secret:
 
 def _spellings() -> Iterator[tuple[str, str]]:
     """Each way to write a living secret, and what is shown instead."""
-    with _live_lock:
-        living = tuple(_live)
-    for secret in living:
-        if len(secret.reveal()) >= _MIN_REPLACED:
+    for reference in _live.copy():
+        secret = reference()
+        if secret is not None and len(secret.reveal()) >= _MIN_REPLACED:
             yield from ((spelling, secret.shown) for spelling in secret.spellings)
 
 

@@ -32,9 +32,14 @@ class StageThread:
 
     def join(self, timeout_s: float) -> bool:
         """Wait for its end; False if it still runs after ``timeout_s``. True if it was never started."""
-        if self._thread.ident is not None:
+        if self.is_started:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it was started; also after its end."""
+        return self._thread.ident is not None
 
     @property
     def is_alive(self) -> bool:

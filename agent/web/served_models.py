@@ -150,11 +150,19 @@ class ServedModel:
         """Whether requests are answered now."""
         return _state_of(self._worker)[0] == "READY"
 
-    def submit(self, images: Images, *, priority: int = 0, timeout_s: float | None = None) -> Future[Answer]:
+    def submit(
+        self,
+        images: Images,
+        *,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        future: Future[Answer] | None = None,
+    ) -> Future[Answer]:
         """Queue ``images``, ``(N, H, W, 3)`` uint8 BGR at the model's size, which nobody changes until the answer.
 
         Cancel the future when the client goes; it fails with a RequestRefused. ``priority`` 1 is served first, 9 last,
-        0 is the default; ``timeout_s`` can only shorten what `serve.timeout_ms` allows.
+        0 is the default; ``timeout_s`` can only shorten what `serve.timeout_ms` allows. ``future``: see
+        RequestQueue.submit.
 
         Raises:
             BadInput: the images or the priority do not fit.
@@ -165,13 +173,13 @@ class ServedModel:
             self._worker.requests.statistics.failed(FailureReason.REJECTED)
             raise NotReady(f"model {self.name} is not ready: {_state_of(self._worker)[1]}; try again later")
         try:
-            return self._worker.requests.submit(images, priority=priority, timeout_s=timeout_s)
+            return self._worker.requests.submit(images, priority=priority, timeout_s=timeout_s, future=future)
         except NotReady:
             # Replaced by a reload between the look-up and now: the new worker serves it.
             successor = self._pipeline.workers.get(self.name)
             if successor is None or successor is self._worker or successor.package.input != self.package.input:
                 raise
-            return successor.requests.submit(images, priority=priority, timeout_s=timeout_s)
+            return successor.requests.submit(images, priority=priority, timeout_s=timeout_s, future=future)
 
     def decode(self, data: bytes | memoryview) -> Images:
         """An encoded image (JPEG, PNG, WebP ...) of any size, resized as the package says: ``(H, W, 3)`` uint8 BGR.

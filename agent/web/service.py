@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from agent.config.loader import LoadedConfig
 from agent.config.sections.serve import ServeConfig
-from agent.runtime.errors import Unavailable
+from agent.runtime.errors import BROKEN_IMPORT, PartMissing
 from agent.runtime.logs import get_logger
 from agent.web.http.app import HttpApp
 from agent.web.http.bodies import Bodies
@@ -83,17 +83,14 @@ class WebService:
     @property
     def address(self) -> str | None:
         """Where HTTP is served, with the port that was taken for port 0; None without HTTP."""
-        if self._inputs.config.http is None or self._socket is None:
-            return None
-        return f"{self._inputs.config.http.rpartition(':')[0]}:{self._socket.getsockname()[1]}"
+        return _address(self._inputs.config, self._socket)
 
     @property
     def page_url(self) -> str | None:
         """Where the page is; None without one."""
         if self.address is None or not self._inputs.config.page or self._page is None:
             return None
-        scheme = "http" if self._inputs.config.tls.cert_file is None else "https"
-        return f"{scheme}://{self.address}{PAGE_ROOT}/"
+        return _page_url(self._inputs.config, self.address)
 
     @property
     def grpc_address(self) -> str | None:
@@ -127,7 +124,7 @@ class WebService:
         def apply_change() -> None:
             self._prepared = None
             faces = self._made(inputs.config, tokens, tls, listening)
-            self._faces.stop()
+            self._faces.stop(_successor(inputs.config, listening))
             if self._socket is not listening and self._socket is not None:
                 self._socket.close()
             with self._lock:
@@ -180,9 +177,10 @@ class _Faces:
             if listener is not None:
                 listener.start()
 
-    def stop(self) -> None:
+    def stop(self, successor: str | None = None) -> None:
+        """End all; ``successor`` tells viewers of the page where it is afterwards."""
         if self.page is not None:
-            self.page.close()
+            self.page.close(successor)
         for listener in (self.http, self.grpc):
             if listener is not None:
                 listener.stop()
@@ -217,16 +215,31 @@ def _grpc_listener(
 
 
 def _grpc_face() -> tuple[type[GrpcListener], type[InferenceCalls]]:
-    """The parts of the gRPC face; raises Unavailable without its library."""
+    """The parts of the gRPC face; raises PartMissing without its library."""
     try:
         from agent.web.grpc.calls import InferenceCalls
         from agent.web.grpc.listener import GrpcListener
-    except (ImportError, OSError) as exc:
-        raise Unavailable(
-            f"serve.grpc needs grpcio, but it cannot be imported: {exc}; add the part [grpc] of the agent, as "
-            "docs/installation.md says, or remove serve.grpc"
-        ) from exc
+    except BROKEN_IMPORT as exc:
+        raise PartMissing("serve.grpc", "grpc", exc) from exc
     return GrpcListener, InferenceCalls
+
+
+def _address(config: ServeConfig, listening: socket.socket | None) -> str | None:
+    if config.http is None or listening is None:
+        return None
+    return f"{config.http.rpartition(':')[0]}:{listening.getsockname()[1]}"
+
+
+def _page_url(config: ServeConfig, address: str) -> str:
+    return f"{'http' if config.tls.cert_file is None else 'https'}://{address}{PAGE_ROOT}/"
+
+
+def _successor(config: ServeConfig, listening: socket.socket | None) -> str:
+    """For people: where the page of ``config`` is."""
+    address = _address(config, listening)
+    if address is None or not config.page:
+        return "it has no page, so this one ends"
+    return f"the page is at {_page_url(config, address)} now"
 
 
 def _bound(config: ServeConfig) -> socket.socket | None:

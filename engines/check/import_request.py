@@ -62,8 +62,9 @@ class ImportRequest:
     ``model`` is an ONNX or .pt2 file, a folder of Hugging Face or timm, or ``timm:NAME`` with ``checkpoint``. ``mean``
     and ``std`` have one value per channel, or one for all. ``size`` is width and height in pixels, for models with a
     dynamic size. ``activation`` None runs the model to find out. ``positive`` is the label that the one score of a
-    binary model speaks for. ``output_name``, ``class_axis`` and ``constants`` are as in the manifest. ``out`` is the
-    directory in which the package directory is created. ``max_file_mib`` limits the model with its external data.
+    binary model speaks for. ``output_name``, ``class_axis``, ``features`` and ``constants`` are as in the manifest.
+    ``out`` is the directory in which the package directory is created. ``max_file_mib`` limits the model with its
+    external data.
     """
 
     model: Path
@@ -85,6 +86,7 @@ class ImportRequest:
     positive: str | None = None
     output_name: str | None = None
     class_axis: int | None = None
+    features: str | None = None
     constants: Constants = ()
     checkpoint: Path | None = None
     max_file_mib: int = 512

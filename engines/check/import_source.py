@@ -11,6 +11,7 @@ from pathlib import Path
 from engines.check.import_request import ImportRequest
 from engines.errors import ModelRejected
 from engines.package.activation import last_operator
+from engines.package.load import refuse_features
 from engines.package.model_bytes import read_model_bytes
 from engines.package.model_file import check_model, read_onnx
 from engines.package.signature.base import ImageInput
@@ -64,6 +65,7 @@ def copy_model(path: Path, request: ImportRequest, stage: Path) -> ImportSource:
     """
     name = str(path)
     if path.suffix.lower() == ".pt2":
+        refuse_features(request.features, name=name)
         (stage / "model.pt2").write_bytes(read_model_bytes(path, max_bytes=request.max_file_mib << 20))
         program = read_program(stage / "model.pt2", name=name)
         takes, output = pt2_image_input(program, output=request.output_name, constants=request.constants, name=name)
@@ -73,8 +75,8 @@ def copy_model(path: Path, request: ImportRequest, stage: Path) -> ImportSource:
     shutil.copyfile(path, stage / "model.onnx")
     if hashlib.sha256((stage / "model.onnx").read_bytes()).hexdigest() != digest:
         (stage / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
-    select(model, output=request.output_name, constants=request.constants, name=name)
-    takes = onnx_image_input(model, name=name)
+    select(model, output=request.output_name, constants=request.constants, name=name, features=request.features)
+    takes = onnx_image_input(model, name=name, features=request.features)
     return ImportSource(
         path=path,
         file="model.onnx",

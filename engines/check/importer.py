@@ -64,7 +64,9 @@ def import_model(request: ImportRequest, cache_dir: Path | None = None) -> Packa
             measured = _measured_activation(load_package(stage, shown_as=shown_as, max_bytes=max_bytes))
             manifest["output"] = _output(request, facts, measured)
         _write(stage, manifest)
-        manifest["package_sha256"] = load_package(stage, shown_as=shown_as, max_bytes=max_bytes).digest
+        package = load_package(stage, shown_as=shown_as, max_bytes=max_bytes)
+        _require_task(package)
+        manifest["package_sha256"] = package.digest
         _write(stage, manifest)
         check = check_package(load_package(stage, shown_as=shown_as, max_bytes=max_bytes))
         _require_golden(request, check)
@@ -85,6 +87,19 @@ def _check_name(name: str, version: str) -> None:
     for what, value, pattern in (("name", name, NAME_PATTERN), ("version", version, VERSION_PATTERN)):
         if not re.match(pattern.replace("$", r"\Z"), value):
             raise ModelRejected(f"{what} {value!r} does not match {pattern}. Give another --{what}", value=value)
+
+
+def _require_task(package: ModelPackage) -> None:
+    """Refuse one score without a task: a result would name the one label whatever its score."""
+    if package.signature.classes != 1 or package.output.task is not Task.SINGLE_LABEL:
+        return
+    label = package.labels[0]
+    raise ModelRejected(
+        f"{package.title} gives one score for the one label {label!r}, but the task is not stated, and nothing can be "
+        f"chosen of one label. Give --task multi_label if {label!r} is there or not, or --task binary --positive "
+        f"{label!r} and a labels file with both labels",
+        classes=1,
+    )
 
 
 def _require_golden(request: ImportRequest, check: PackageCheck) -> None:
@@ -163,6 +178,7 @@ def _output(request: ImportRequest, facts: TrainingFacts, activation: Activation
         "positive": request.positive,
         "name": request.output_name,
         "class_axis": request.class_axis,
+        "features": request.features,
     }
     return {key: value for key, value in stated.items() if value is not None}
 

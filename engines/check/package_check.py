@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from engines.backends.load import open_backend
-from engines.base import OUTPUT_NAME, Engine, EngineOptions, Images
+from engines.base import OUTPUT_NAME, Engine, EngineOptions, Images, features_of
 from engines.check.golden import GoldenReport, run_golden
 from engines.errors import InferenceFailed, ModelRejected
 from engines.graph.agreement import BARS
@@ -72,6 +72,8 @@ def check_package(package: ModelPackage) -> PackageCheck:
     # Read the images of int8 and of the accuracy check now, so that a damaged one is found here, not on the device.
     for path in (*package.calibration, *package.evaluation):
         read_image(path)
+    if package.output.features is not None:
+        package = package.with_features()
     raw, last = measure_raw_scores(package)
     model = build_serving_model(package) if package.format == "onnx" else None
     classes, activation = package.signature.classes, package.output.activation
@@ -83,7 +85,43 @@ def check_package(package: ModelPackage) -> PackageCheck:
             f"the model computes in int8 already ({count} quantised operators), so precision fp32 runs it as it is, "
             "and int8 is refused. To compare precisions, import the fp32 model"
         )
-    warnings += _label_warnings(package.labels)
+    warnings += _label_warnings(package)
+    warnings += _manifest_warnings(package)
+    with _reference_engine(package) as engine:
+        golden = run_golden(package, engine)
+        warnings += _feature_warnings(package, engine)
+    return PackageCheck(
+        package=package,
+        max_batch=max_batch_of(model) if model else package.signature.batch,
+        opset=opset_of(model) if model else None,
+        raw=raw,
+        golden=golden,
+        warnings=tuple(warnings),
+    )
+
+
+def _label_warnings(package: ModelPackage) -> list[str]:
+    warnings, labels = [], package.labels
+    if len(labels) == 1 and package.output.task is Task.SINGLE_LABEL:
+        warnings.append(
+            f"there is one score for the one label {labels[0]!r}, but output.task is not stated, so each result names "
+            "the label whatever its score. State task: multi_label, or task: binary with positive and both labels"
+        )
+    if twice := repeated_labels(labels):
+        named = ", ".join(map(repr, twice[:5]))
+        warnings.append(f"several classes have the label {named}, so results cannot tell them apart. Rename them")
+    if reserved := [label for label in _RESERVED if label in labels]:
+        named = " and ".join(map(repr, reserved))
+        warnings.append(
+            f"there is a label {named}, but the agent has this word for unsure or missing results, and refuses it. "
+            "Rename it, or for 'unknown' set decide.unknown to another word"
+        )
+    return warnings
+
+
+def _manifest_warnings(package: ModelPackage) -> list[str]:
+    """What the manifest does not state, or states differently from the directory's name."""
+    warnings = []
     if not package.golden:
         warnings.append("there are no golden images, so wrong preprocessing would go unnoticed")
     if not package.is_digest_stated:
@@ -96,30 +134,32 @@ def check_package(package: ModelPackage) -> PackageCheck:
     expected = f"{package.name}-{package.version}"
     if package.directory.name != expected:
         warnings.append(f"the directory is named {package.directory.name}, by the manifest it would be {expected}")
-    with _reference_engine(package) as engine:
-        golden = run_golden(package, engine)
-    return PackageCheck(
-        package=package,
-        max_batch=max_batch_of(model) if model else package.signature.batch,
-        opset=opset_of(model) if model else None,
-        raw=raw,
-        golden=golden,
-        warnings=tuple(warnings),
-    )
-
-
-def _label_warnings(labels: Sequence[str]) -> list[str]:
-    warnings = []
-    if twice := repeated_labels(labels):
-        named = ", ".join(map(repr, twice[:5]))
-        warnings.append(f"several classes have the label {named}, so results cannot tell them apart. Rename them")
-    if reserved := [label for label in _RESERVED if label in labels]:
-        named = " and ".join(map(repr, reserved))
-        warnings.append(
-            f"there is a label {named}, but the agent has this word for unsure or missing results, and refuses it. "
-            "Rename it, or for 'unknown' set decide.unknown to another word"
-        )
     return warnings
+
+
+def _feature_warnings(package: ModelPackage, engine: Engine) -> list[str]:
+    """Run the embedding on noise and the golden images.
+
+    Raises:
+        ModelRejected: it has NaN or infinity.
+    """
+    if not package.gives_features:
+        return []
+    rows = []
+    for image in _images_at_size(package):
+        engine.infer(image[None])
+        rows.append(features_of(engine))
+    features = np.concatenate([row for row in rows if row is not None])
+    name = package.output.features
+    if not np.isfinite(features).all():
+        raise ModelRejected(
+            f"{package.title}: output.features names {name}, which has NaN or infinity for a test image, but an "
+            "embedding is finite. Name another tensor, or export the model in fp32",
+            output=name,
+        )
+    if np.ptp(features, axis=0).any():
+        return []
+    return [f"the embedding {name} is the same for every test image, so it would show no drift. Name another tensor"]
 
 
 def _missing_for_int8(package: ModelPackage) -> list[str]:
@@ -146,10 +186,11 @@ def measure_raw_scores(package: ModelPackage) -> tuple[RawScores, str]:
         try:
             load_in_sandbox(package, EngineOptions(engine=name, cache_dir=Path(cache), strict=True), name)
         except InferenceFailed as exc:
+            # The advice of an engine that serves does not help here.
+            fact, _, _ = exc.message.rpartition(". ")
+            hint = "Were its weights converted to fp16, which ends at 65504? Export it in fp32"
             raise ModelRejected(
-                f"{package.title} cannot be served: {exc.message}. Were its weights converted to fp16, which ends at "
-                "65504? Export it in fp32",
-                **exc.fields,
+                f"{package.title} cannot be served: {fact or exc.message}. {hint}", **exc.fields
             ) from exc
     if package.format != "onnx":
         with _reference_engine(package) as engine:

@@ -2,7 +2,7 @@
 
 Many models are exported for one image although nothing in them depends on it; others claim to be dynamic and have the
 one image baked into a reshape. So neither claim is trusted: ONNX Runtime runs three images together and one by one,
-and the scores must agree.
+and the scores must agree, and so must the embeddings of a graph that gives them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from engines.base import INPUT_NAME, OUTPUT_NAME, Images, Scores
+from engines.base import INPUT_NAME, Images, Scores
 from engines.errors import EngineUnavailable, ModelRejected
 from engines.graph.ort_library import library, library_errors
 from engines.graph.preprocessing import PREFIX
 from engines.package.load import ModelPackage
 from engines.package.signature.onnx import set_shape, shape_of
+
+_Answer = list[npt.NDArray[np.float32]]
+"""The outputs of a serving graph: scores, and embeddings if it gives them."""
 
 _NOISE_IMAGES = 3
 _RUN_LIMIT_S = 60.0
@@ -71,18 +74,24 @@ def free_reshapes(model: onnx.ModelProto) -> bool:
     return count > 0
 
 
-def _is_same_together(model: onnx.ModelProto, images: Images, *, expected: Scores | None = None) -> bool:
-    """Whether ``images`` together get the scores that each gets alone (or the ``expected`` ones)."""
+def _is_same_together(model: onnx.ModelProto, images: Images, *, expected: _Answer | None = None) -> bool:
+    """Whether ``images`` together get the answer that each gets alone (or the ``expected`` one)."""
     try:
         runner = _Runner(model)
-        together = runner.run(images)
+        together = runner.run_all(images)
         alone = runner.run_alone(images)
     except _RunError:
         return False
     wanted = alone if expected is None else expected
+    return all(_agree(answer, wanted) for answer in (together, alone))
+
+
+def _agree(answer: _Answer, wanted: _Answer) -> bool:
+    # Scores are at most 1, or logits; embeddings have a scale of their own.
+    scales = [1.0, *(max(1.0, float(np.abs(rows).max(initial=0.0))) for rows in wanted[1:])]
     return all(
-        answer.shape == wanted.shape and np.allclose(answer, wanted, rtol=_RELATIVE, atol=_ABSOLUTE, equal_nan=True)
-        for answer in (together, alone)
+        given.shape == rows.shape and np.allclose(given, rows, rtol=_RELATIVE, atol=_ABSOLUTE * scale, equal_nan=True)
+        for given, rows, scale in zip(answer, wanted, scales, strict=True)
     )
 
 
@@ -144,6 +153,7 @@ class _Runner:
     def __init__(self, model: onnx.ModelProto) -> None:
         self._ort = ort = library()
         self._errors = library_errors()
+        self._outputs = [value.name for value in model.graph.output]
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.log_severity_level = 4
@@ -154,7 +164,12 @@ class _Runner:
         except self._errors as exc:
             raise _RunError(_first_line(exc)) from exc
 
-    def run(self, images: Images) -> npt.NDArray[np.float32]:
+    def run(self, images: Images) -> Scores:
+        """The scores of ``images``."""
+        return self.run_all(images)[0]
+
+    def run_all(self, images: Images) -> _Answer:
+        """All outputs for ``images``."""
         options = self._ort.RunOptions()
         options.log_severity_level = 4
         # A graph can hold an endless loop, which only `terminate` ends.
@@ -162,19 +177,21 @@ class _Runner:
         watch.name = "model-run-limit"
         watch.start()
         try:
-            scores: npt.NDArray[np.float32] = self._session.run([OUTPUT_NAME], {INPUT_NAME: images}, options)[0]
+            answer: _Answer = self._session.run(self._outputs, {INPUT_NAME: images}, options)
         except self._errors as exc:
             raise _RunError(_first_line(exc)) from exc
         finally:
             watch.cancel()
             watch.join()
-        if scores.shape[0] != images.shape[0]:
-            raise _RunError(f"{images.shape[0]} images gave {scores.shape[0]} rows of scores")
-        return scores
+        for name, rows in zip(self._outputs, answer, strict=True):
+            if rows.shape[0] != images.shape[0]:
+                raise _RunError(f"{images.shape[0]} images gave {rows.shape[0]} rows of {name}")
+        return answer
 
-    def run_alone(self, images: Images) -> npt.NDArray[np.float32]:
-        """Run each image on its own."""
-        return np.concatenate([self.run(images[place : place + 1]) for place in range(len(images))])
+    def run_alone(self, images: Images) -> _Answer:
+        """All outputs, with each image on its own."""
+        answers = [self.run_all(images[place : place + 1]) for place in range(len(images))]
+        return [np.concatenate(rows) for rows in zip(*answers, strict=True)]
 
 
 def _with_batch(model: onnx.ModelProto, batch: int | str, package: ModelPackage) -> onnx.ModelProto:
@@ -182,7 +199,8 @@ def _with_batch(model: onnx.ModelProto, batch: int | str, package: ModelPackage)
     changed.CopyFrom(model)
     signature = package.signature
     set_shape(changed.graph.input[0], (batch, signature.height, signature.width, 3))
-    set_shape(changed.graph.output[0], (batch, signature.classes))
+    for output, length in zip(changed.graph.output, (signature.classes, signature.features), strict=False):
+        set_shape(output, (batch, length))
     return changed
 
 

@@ -7,7 +7,7 @@ take. Cached files are named by the hashes of everything they are made from, and
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,15 +74,7 @@ def precise_graph(
             # The record first: the checksum, written last, makes both files valid.
             record.save(kept)
             write_with_checksum(path, content)
-    graph = ServingGraph(
-        path=path,
-        sha256=content_hash(content),
-        precision=precision,
-        max_batch=base.max_batch,
-        input_name=base.input_name,
-        output_name=base.output_name,
-    )
-    return PreciseGraph(graph, kept)
+    return PreciseGraph(replace(base, path=path, sha256=content_hash(content), precision=precision), kept)
 
 
 def conversion(package: ModelPackage, precision: Precision, engines: Iterable[str]) -> dict[str, object]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from engines.base import INPUT_NAME, OUTPUT_NAME
+from engines.base import FEATURES_NAME, INPUT_NAME, OUTPUT_NAME
 from engines.package.model_file import subgraphs
 from engines.package.specs import Activation, InputSpec, ModelSignature
 
@@ -134,6 +134,16 @@ def output_chain(
     elif activation == "sigmoid":
         chain.add("Sigmoid", label="sigmoid")
     chain.end(OUTPUT_NAME)
+    return chain
+
+
+def features_chain(value: onnx.ValueInfoProto, length: int, *, opset: int) -> Chain:
+    """Return the nodes from the model's tensor ``value`` to the embeddings, float32 ``(N, length)``."""
+    chain = Chain(value.name, opset=opset)
+    if value.type.tensor_type.elem_type != TensorProto.FLOAT:
+        chain.add("Cast", label="features.float32", to=TensorProto.FLOAT)
+    chain.add("Reshape", np.array([-1, length], np.int64), label="features.rows")
+    chain.end(FEATURES_NAME)
     return chain
 
 

@@ -1,6 +1,7 @@
 """Resizes frames to the model's size, straight into a batch.
 
-This is all that the CPU does to a frame; colour order, scaling and layout are inside the serving graph.
+This is all that the CPU does to a frame, but for the conversion of one that comes as planes; colour order, scaling and
+layout are inside the serving graph.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from engines.base import Images
 from engines.graph.antialias import AntialiasScaler, Filter
+from engines.graph.planes import Planes
 from engines.package.specs import InputSpec, Interpolation
 
 _CV_INTERPOLATION: dict[Interpolation, int] = {
@@ -55,26 +57,37 @@ class Resizer:
         self._shape = (spec.height, spec.width, 3)
         self._plans: dict[tuple[int, ...], _Plan | AntialiasScaler] = {}
         self._has_bars = spec.resize == "letterbox"
+        self._scaled = np.empty((3, spec.height, spec.width), np.uint8)
 
-    def fill(self, image: Images, out: Images) -> None:
-        """Write ``image``, ``(H, W, 3)`` uint8 BGR of any size, into ``out``, ``(height, width, 3)`` uint8.
+    def fill(self, image: Images | Planes, out: Images) -> None:
+        """Write ``image`` of any size into ``out``, ``(height, width, 3)`` uint8 BGR.
 
-        ``out`` is a row of the caller's batch and is overwritten; ``image`` is read and not kept.
+        ``image`` is ``(H, W, 3)`` uint8 BGR, or planes, which are scaled one by one and converted after that. It is
+        read and not kept. ``out`` is a row of the caller's batch and is overwritten.
 
         Raises:
             ValueError: wrong shape or dtype of either; a bug in the caller.
         """
         if out.shape != self._shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise ValueError(f"out is {out.shape} {out.dtype}, but {self._shape} uint8 C-contiguous was expected")
-        if image.dtype != np.uint8:
-            raise ValueError(f"image is {image.dtype}, but uint8 was expected")
+        if isinstance(image, Planes):
+            for plane, scaled, bar in zip((image.y, image.u, image.v), self._scaled, image.black, strict=True):
+                self._fill(plane, scaled, bar)
+            cv2.transform(cv2.merge(self._scaled), image.to_bgr, dst=out)
+            return
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"image is {image.shape} {image.dtype}, but (H, W, 3) uint8 was expected")
+        self._fill(image, out, 0)
+
+    def _fill(self, image: Images, out: Images, bar: int) -> None:
+        """Scale an image or a plane; ``bar`` is the value of the bars."""
         plan = self._plans.get(image.shape)
         # Planned twice: cheaply for a first frame of a size, exactly tested once the size comes back.
         if plan is None or (isinstance(plan, _Plan) and not plan.is_checked):
             plan = self._planned(image.shape, plan)
         if isinstance(plan, AntialiasScaler):
             if self._has_bars:
-                out.fill(0)
+                out.fill(bar)
             plan.fill(image, out)
             return
         if plan.scratch is not None:
@@ -83,7 +96,7 @@ class Resizer:
             return
         # The row of the batch is reused and holds an earlier frame.
         if self._has_bars:
-            out.fill(0)
+            out.fill(bar)
         self._scale(image[plan.source], out[plan.window])
 
     def _scale(self, image: Images, out: Images) -> None:
@@ -95,17 +108,17 @@ class Resizer:
 
     def _planned(self, shape: tuple[int, ...], known: _Plan | None) -> _Plan | AntialiasScaler:
         """Return the plan for frames of ``shape``; from the second such frame on the cheapest one that is exact."""
-        if len(shape) != 3 or shape[2] != 3 or 0 in shape:
-            raise ValueError(f"image is {shape}, but (H, W, 3) was expected")
-        height, width = shape[:2]
+        if 0 in shape:
+            raise ValueError(f"image is {shape}, but pixels were expected")
+        (height, width), channels = shape[:2], shape[2:]
         spec = self._spec
         plan: _Plan | AntialiasScaler
         if spec.interpolation == "linear_antialias" or spec.interpolation == "cubic_antialias":
-            plan = self._antialias(height, width, spec.interpolation)
+            plan = self._antialias(height, width, spec.interpolation, channels)
         elif known is not None:
-            plan = self._cheapest_crop(height, width, known)
+            plan = self._cheapest_crop(shape, known)
         elif spec.resize == "shorter_side":
-            plan = self._crops(height, width)[-1]
+            plan = self._crops(height, width, channels)[-1]
         elif spec.resize == "letterbox":
             scaled_h, scaled_w = letterbox_size(height, width, spec.height, spec.width)
             top, left = (spec.height - scaled_h) // 2, (spec.width - scaled_w) // 2
@@ -117,24 +130,26 @@ class Resizer:
         self._plans[shape] = plan
         return plan
 
-    def _antialias(self, height: int, width: int, kind: Filter) -> AntialiasScaler:
+    def _antialias(self, height: int, width: int, kind: Filter, channels: tuple[int, ...]) -> AntialiasScaler:
         spec, whole = self._spec, (slice(0, self._spec.height), slice(0, self._spec.width))
         if spec.resize == "letterbox":
             scaled_h, scaled_w = letterbox_size(height, width, spec.height, spec.width)
             top, left = (spec.height - scaled_h) // 2, (spec.width - scaled_w) // 2
             inside = (slice(top, top + scaled_h), slice(left, left + scaled_w))
             crop = (slice(0, scaled_h), slice(0, scaled_w))
-            return AntialiasScaler.of(kind, (height, width), (scaled_h, scaled_w), crop, inside)
+            return AntialiasScaler.of(kind, (height, width), (scaled_h, scaled_w), crop, inside, channels=channels)
         if spec.resize == "stretch":
-            return AntialiasScaler.of(kind, (height, width), (spec.height, spec.width), whole, whole)
+            return AntialiasScaler.of(
+                kind, (height, width), (spec.height, spec.width), whole, whole, channels=channels
+            )
         skipped = _beyond(height, width), _beyond(width, height)
         height, width = height - 2 * skipped[0], width - 2 * skipped[1]
         scaled_h, scaled_w = shorter_side_size(height, width, spec.resize_to or max(spec.width, spec.height))
         top, left = centre_crop(scaled_h, spec.height), centre_crop(scaled_w, spec.width)
         crop = (slice(top, top + spec.height), slice(left, left + spec.width))
-        return AntialiasScaler.of(kind, (height, width), (scaled_h, scaled_w), crop, whole, skipped)
+        return AntialiasScaler.of(kind, (height, width), (scaled_h, scaled_w), crop, whole, skipped, channels)
 
-    def _crops(self, height: int, width: int) -> list[_Plan]:
+    def _crops(self, height: int, width: int, channels: tuple[int, ...]) -> list[_Plan]:
         """Return the ways to scale and crop; the plain one (scale the whole frame, then crop) is last."""
         spec = self._spec
         above, aside = _beyond(height, width), _beyond(width, height)
@@ -149,27 +164,30 @@ class Resizer:
                 else:
                     plans.append(
                         _Plan(
-                            (rows, columns), (row, column), np.empty((part_h, part_w, 3), np.uint8), is_checked=False
+                            (rows, columns),
+                            (row, column),
+                            np.empty((part_h, part_w, *channels), np.uint8),
+                            is_checked=False,
                         )
                     )
         return plans
 
-    def _cheapest_crop(self, height: int, width: int, plain: _Plan) -> _Plan:
+    def _cheapest_crop(self, shape: tuple[int, ...], plain: _Plan) -> _Plan:
         """Scale no more of the frame than the crop needs, if the pixels are identical.
 
         A part is interpolated like the whole if it starts at a whole pixel before and after scaling. Libraries round
         differently, so this is tested on noise, in which every coefficient matters.
         """
-        shape = (height, width, 3)
+        (height, width), channels = shape[:2], shape[2:]
         if height * width > _MAX_CHECKED_PIXELS:
             return replace(plain, is_checked=True)
         noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        expected, got = np.empty((2, *self._shape), np.uint8)
+        expected, got = np.empty((2, *self._shape[:2], *channels), np.uint8)
         self._plans[shape] = replace(plain, is_checked=True)
-        self.fill(noise, expected)
-        for plan in sorted(self._crops(height, width), key=_scaled_values):
+        self._fill(noise, expected, 0)
+        for plan in sorted(self._crops(height, width, channels), key=_scaled_values):
             self._plans[shape] = checked = replace(plan, is_checked=True)
-            self.fill(noise, got)
+            self._fill(noise, got, 0)
             if np.array_equal(expected, got):
                 return checked
         return replace(plain, is_checked=True)

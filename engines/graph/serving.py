@@ -1,6 +1,7 @@
 """The serving graph: the package's model with its preprocessing and its missing activation inside.
 
-Input ``images`` uint8 ``(N, H, W, 3)`` BGR at the model's size; output ``scores`` float32 ``(N, classes)``.
+Input ``images`` uint8 ``(N, H, W, 3)`` BGR at the model's size; output ``scores`` float32 ``(N, classes)``. The
+graph of a package that gives features has the embeddings as a second output, float32 ``(N, length)``.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from engines.base import INPUT_NAME, OUTPUT_NAME, Precision
+from engines.base import FEATURES_NAME, INPUT_NAME, OUTPUT_NAME, Precision
 from engines.package.load import ModelPackage
 from engines.store.files import cache_errors, content_address, content_hash, read_with_checksum, write_with_checksum
 from engines.store.records import JsonRecord
@@ -26,6 +27,7 @@ class ServingGraph:
     """A serving graph on disk.
 
     ``max_batch`` is None if the batch dimension is dynamic, else the graph takes exactly that many images.
+    ``features`` is the length of the embeddings, 0 if it gives none.
     """
 
     path: Path
@@ -34,6 +36,12 @@ class ServingGraph:
     max_batch: int | None
     input_name: str = INPUT_NAME
     output_name: str = OUTPUT_NAME
+    features: int = 0
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The outputs: scores, and embeddings if it gives them."""
+        return (self.output_name, FEATURES_NAME) if self.features else (self.output_name,)
 
 
 def serving_graph(package: ModelPackage, *, cache_dir: Path) -> ServingGraph:
@@ -57,7 +65,8 @@ def serving_graph(package: ModelPackage, *, cache_dir: Path) -> ServingGraph:
             write_with_checksum(path, found)
     sha256 = content_hash(found)
     max_batch = _max_batch(path, found, sha256, cache_dir)
-    return ServingGraph(path=path, sha256=sha256, precision="fp32", max_batch=max_batch)
+    features = package.signature.features if package.gives_features else 0
+    return ServingGraph(path=path, sha256=sha256, precision="fp32", max_batch=max_batch, features=features)
 
 
 def _max_batch(path: Path, content: bytes, sha256: str, cache_dir: Path) -> int | None:
@@ -83,6 +92,9 @@ def graph_address(package: ModelPackage) -> str:
         "name": [package.name, package.version],
         "input": asdict(package.input),
         "activation": package.output.activation,
-        "signature": asdict(package.signature),
+        # Without embeddings the graph is the same whether or not the package has them.
+        "signature": {key: value for key, value in asdict(package.signature).items() if key != "features"},
     }
+    if package.gives_features:
+        facts["features"] = [package.output.features, package.signature.features]
     return content_address(facts, chars=64)

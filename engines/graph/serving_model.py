@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import onnx
 from onnx import TensorProto, helper, version_converter
 
-from engines.base import INPUT_NAME, OUTPUT_NAME
+from engines.base import FEATURES_NAME, INPUT_NAME, OUTPUT_NAME
 from engines.errors import ModelRejected
 from engines.graph.batch_dimension import fix_batch, free_batch
-from engines.graph.preprocessing import PREFIX, input_chain, output_chain, takes_float
+from engines.graph.preprocessing import PREFIX, features_chain, input_chain, output_chain, takes_float
 from engines.package.load import ModelPackage, check_sha256
 from engines.package.model_file import check_model, opset_of, read_onnx, subgraphs
 from engines.package.signature.onnx import data_inputs, set_shape, shape_of
@@ -48,7 +48,8 @@ def build_serving_model(package: ModelPackage) -> onnx.ModelProto:
     model, found = read_onnx(package.model_path, root=package.directory, max_bytes=package.max_file_bytes)
     check_sha256(found, package.sha256, path=package.model_path)
     name = package.title
-    select(model, output=package.output.name, constants=package.input.constants, name=name)
+    features = package.output.features if package.gives_features else None
+    select(model, output=package.output.name, constants=package.input.constants, name=name, features=features)
     model = _with_known_opset(model, name=name)
     _make_room(model)
     _fuse(model, package)
@@ -124,18 +125,23 @@ def _fuse(model: onnx.ModelProto, package: ModelPackage) -> None:
         opset=opset,
         is_float32=target.type.tensor_type.elem_type == TensorProto.FLOAT,
     )
-    nodes = [*before.nodes, *graph.node, *behind.nodes]
+    chains = [behind, *(features_chain(value, signature.features, opset=opset) for value in graph.output[1:])]
+    nodes = [*before.nodes, *graph.node, *(node for chain in chains for node in chain.nodes)]
     graph.ClearField("node")
     graph.node.extend(nodes)
-    graph.initializer.extend([*before.initializers, *behind.initializers])
+    graph.initializer.extend([*before.initializers, *(one for chain in chains for one in chain.initializers)])
     batch = signature.batch if signature.batch is not None else "batch"
     images = helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, [])
     set_shape(images, (batch, signature.height, signature.width, 3))
     scores = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [])
     set_shape(scores, (batch, signature.classes))
-    for field, value in (("input", images), ("output", scores)):
+    outputs = [scores]
+    if package.gives_features:
+        outputs.append(helper.make_tensor_value_info(FEATURES_NAME, TensorProto.FLOAT, []))
+        set_shape(outputs[1], (batch, signature.features))
+    for field, values in (("input", [images]), ("output", outputs)):
         graph.ClearField(field)
-        getattr(graph, field).append(value)
+        getattr(graph, field).extend(values)
     # The shapes in it are for the model's own batch size and dynamic sides.
     graph.ClearField("value_info")
     graph.doc_string = f"{package.name} {package.version}"

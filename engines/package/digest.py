@@ -13,7 +13,7 @@ from engines.package.images import image_hashes
 from engines.package.specs import InputSpec, OutputSpec
 
 _FORM = 1
-_LATER = frozenset({"constants", "name", "class_axis"})
+_LATER = frozenset({"constants", "name", "class_axis", "features"})
 
 
 def package_digest(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engines.errors import ModelRejected
@@ -84,6 +84,7 @@ class ModelPackage:
     checked. A binary model has one score and two labels: the second is the one that its score speaks against.
     ``calibration`` and ``evaluation`` are the images of these folders; ``engines.graph.image_set`` says which are used
     for what. ``max_file_bytes`` is the limit of the model with its external data, which each further reading keeps.
+    ``gives_features``: engines give the embedding ``output.features`` beside the scores, see ``with_features``.
     """
 
     directory: Path
@@ -104,6 +105,20 @@ class ModelPackage:
     is_digest_stated: bool = False
     model_title: str = ""
     max_file_bytes: int = DEFAULT_MAX_BYTES
+    gives_features: bool = False
+
+    def with_features(self) -> ModelPackage:
+        """The package as engines open it that give each image's embedding too.
+
+        Raises:
+            ModelRejected: its manifest names no embedding.
+        """
+        if self.output.features is None:
+            raise ModelRejected(
+                f"features is true, but package {self.name}-{self.version} names no tensor with an embedding. Import "
+                "the model again with --features NAME (output.features in its manifest), or set features: false"
+            )
+        return replace(self, gives_features=True)
 
     @property
     def signature(self) -> ModelSignature:
@@ -255,6 +270,7 @@ def _read_model(
     """Parse the model, and check it against the manifest."""
     output = manifest.output
     if path.suffix.lower() == ".pt2":
+        refuse_features(output.features, name=name)
         _check_bytes(path, manifest, max_bytes)
         program = read_program(path, name=name)
         signature = pt2_signature(
@@ -274,6 +290,20 @@ def _read_model(
     return ModelFacts(signature=signature, last_operator=last)
 
 
+def refuse_features(features: str | None, *, name: str) -> None:
+    """Refuse an embedding of a torch.export program: the engine ``torch`` gives scores only.
+
+    Raises:
+        ModelRejected: ``features`` names one.
+    """
+    if features is not None:
+        raise ModelRejected(
+            f"output.features names {features!r}, but {name} is a torch.export program, whose engine gives scores "
+            "only. Export the model to ONNX, or remove features",
+            output=features,
+        )
+
+
 def _read_onnx(
     path: Path, root: Path, manifest: Manifest, spec: InputSpec, *, name: str, max_bytes: int
 ) -> tuple[ModelSignature, str]:
@@ -286,8 +316,9 @@ def _read_onnx(
     model, found = read_onnx(path, root=root, max_bytes=max_bytes)
     check_sha256(found, manifest.sha256, path=path)
     check_model(model, name=name)
-    select(model, output=manifest.output.name, constants=spec.constants, name=name)
-    signature = onnx_signature(model, spec, name=name, class_axis=manifest.output.class_axis)
+    output = manifest.output
+    select(model, output=output.name, constants=spec.constants, name=name, features=output.features)
+    signature = onnx_signature(model, spec, name=name, class_axis=output.class_axis, features=output.features)
     check_inference_mode(model, name=name)
     return signature, last_operator(model, signature.output_name)
 

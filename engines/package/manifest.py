@@ -77,6 +77,7 @@ class OutputSection(_Section):
 
     ``thresholds``: the score from which on a label is detected, 0.5 where a label has none. ``name``: the output that
     holds the scores, for a model with several. ``class_axis``: the axis of the classes, where it is not the last.
+    ``features``: the tensor with one embedding for each image, which ``features: true`` of the agent publishes.
     """
 
     activation: Literal["none", "softmax", "sigmoid"]
@@ -85,6 +86,7 @@ class OutputSection(_Section):
     thresholds: dict[str, Threshold] = Field(default_factory=dict)
     name: TensorName | None = None
     class_axis: Annotated[int, Field(ge=0, le=7)] | None = None
+    features: TensorName | None = None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> OutputSection:
@@ -96,6 +98,11 @@ class OutputSection(_Section):
             raise ValueError(
                 f"thresholds need task: multi_label or binary, but task is {self.task or 'not stated'}. "
                 "Remove thresholds"
+            )
+        if self.features is not None and self.features == self.name:
+            raise ValueError(
+                f"features and name are both {self.name}, but the scores are no embedding. Name the tensor "
+                "before the last layer, or remove features"
             )
         return self
 

@@ -67,7 +67,8 @@ class OutputSpec:
     ``thresholds`` has one entry per score (0 to 1), which counts where the task is not to choose one of several
     labels. ``positive`` is the label that the score of a binary model speaks for, else None. ``stated`` has the labels
     whose threshold stands in the manifest, with it; the others have the usual one. ``name`` is the output that holds
-    the scores, None for the only one; ``class_axis`` the axis of the classes where it is not the last.
+    the scores, None for the only one; ``class_axis`` the axis of the classes where it is not the last. ``features`` is
+    the tensor with an image's embedding, None if the manifest names none.
     """
 
     activation: Activation = "none"
@@ -77,6 +78,7 @@ class OutputSpec:
     stated: tuple[tuple[str, float], ...] = ()
     name: str | None = None
     class_axis: int | None = None
+    features: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,7 @@ class ModelSignature:
 
     ``output_shape`` is the model's own, with None for a dynamic dimension; ``classes`` is the class count in it, found
     on ``class_axis`` if that is stated. A model without ``has_batch_axis`` takes one image without a batch dimension.
+    ``features`` is the length of an image's embedding, 0 if the manifest names none.
     """
 
     input_name: str
@@ -99,3 +102,4 @@ class ModelSignature:
     output_shape: tuple[int | None, ...]
     class_axis: int | None = None
     has_batch_axis: bool = True
+    features: int = 0

@@ -78,6 +78,7 @@ def output_of(
         stated=tuple(section.thresholds.items()),
         name=section.name,
         class_axis=section.class_axis,
+        features=section.features,
     )
     return spec, labels
 

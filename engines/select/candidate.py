@@ -77,6 +77,7 @@ def require_runnable(package: ModelPackage, name: str, prober: Prober) -> None:
         EngineUnavailable: with reason and remedy. The reference is not probed: opening it gives the same error.
     """
     _require_format(name, package)
+    _require_features(name, package)
     if name != REFERENCE:
         _require_probe(name, prober)
 
@@ -161,6 +162,19 @@ def _require_format(name: str, package: ModelPackage) -> None:
         engine=name,
         reason=f"it needs {wanted}, but the package holds {package.model_path.name}",
         remedy="export the model in that form",
+    )
+
+
+def _require_features(name: str, package: ModelPackage) -> None:
+    if not package.gives_features or name.startswith("ort-"):
+        return
+    reason = f"it gives scores only, but features: true also needs the embedding {package.output.features}"
+    remedy = "use an engine of ONNX Runtime (ort-tensorrt, ort-cuda, ort-cpu), or set features: false"
+    raise EngineUnavailable(
+        f"{name} cannot serve {package.name}-{package.version}: {reason}. To get it, {remedy}",
+        engine=name,
+        reason=reason,
+        remedy=remedy,
     )
 
 

@@ -39,6 +39,8 @@ def _open(parent: Parent) -> dict[str, object]:
             path=str(package.model_path),
         )
     package = replace(package, output=replace(package.output, activation=job["activation"]))
+    if job["features"]:
+        package = package.with_features()
 
     def pass_on(progress: BuildProgress) -> None:
         parent.say({"phase": progress.phase, "ratio": progress.done_ratio})

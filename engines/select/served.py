@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
-from engines.base import Engine, EngineInfo, Images, Scores
+from engines.base import Engine, EngineInfo, Features, Images, Scores, features_of
 
 
 class ServedEngine:
@@ -27,6 +27,11 @@ class ServedEngine:
         """Device times of the last call, in ms by stage; None if the backend has no device events."""
         found: Callable[[], Mapping[str, float]] | None = getattr(self._engine, "stage_times_ms", None)
         return found
+
+    @property
+    def features(self) -> Features | None:
+        """See ``engines.base.features_of``."""
+        return features_of(self._engine)
 
     def infer(self, batch: Images) -> Scores:
         """Classify a batch; see ``engines.base.Engine``."""

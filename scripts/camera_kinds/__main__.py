@@ -34,10 +34,9 @@ whose colours are in their places, or an error with its reason. "Loss" is from t
 counts as lost, "return" from its new start, 5 s later, until the next frame, with the start of the server itself.
 
 Not tried here, for want of a device or a server: a real USB camera (V4L2), a CSI camera, Aravis with a real camera,
-MediaMTX, and MPEG-4 part 2 and MPEG-2 over RTSP, which GStreamer's server did not deliver to PyAV here;
-both codecs were read from files, and MPEG-2 as MPEG-TS over UDP.
+and MediaMTX.
 
-{versions}. {total} kinds: {expected} as expected, {differing} not.
+Last tried on {versions}. {total} kinds: {expected} as expected, {differing} not.
 """
 
 
@@ -45,7 +44,7 @@ def main() -> int:
     """Try them, print each row, write the page."""
     parser = argparse.ArgumentParser(prog="python -m scripts.camera_kinds", description=__doc__)
     parser.add_argument("--only", default="", help="a part of the group or the name")
-    parser.add_argument("--output", type=Path, help="the page to write; nothing is written without it")
+    parser.add_argument("--output", type=Path, help="the page to write; kinds that are not tried keep their rows")
     options = parser.parse_args()
     logs.configure(level="error")
     results = []
@@ -57,7 +56,7 @@ def main() -> int:
             print(_row(result), flush=True)
     differing = [result for result in results if result.differs]
     if options.output is not None:
-        options.output.write_text(_page(results, len(differing)), encoding="utf-8")
+        options.output.write_text(_page(results, options.output), encoding="utf-8")
     print(f"{len(results) - len(differing)} as expected, {len(differing)} not", file=sys.stderr)
     return 1 if differing or not results else 0
 
@@ -87,19 +86,32 @@ def _row(result: Result) -> str:
     return "| " + " | ".join([*cells, text, outcome]) + " |"
 
 
-def _page(results: list[Result], differing: int) -> str:
-    versions = (
-        f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, Python {platform.python_version()}, PyAV {av.__version__}"
-    )
-    versions += f", OpenCV {cv2.__version__}"
-    lines = [
-        _HEAD.format(versions=versions, total=len(results), expected=len(results) - differing, differing=differing)
-    ]
-    for group in dict.fromkeys(result.kind.group for result in results):
+def _page(results: list[Result], before: Path) -> str:
+    """The page with the rows of ``results``, and those of the page ``before`` for all other kinds."""
+    rows = _rows_of(before.read_text(encoding="utf-8")) if before.exists() else {}
+    rows |= {(result.kind.group, result.kind.name): _row(result) for result in results}
+    known = [(kind.group, kind.name) for kind in _kinds() if (kind.group, kind.name) in rows]
+    expected = sum(rows[key].endswith("| as expected |") for key in known)
+    versions = f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, Python {platform.python_version()}, "
+    versions += f"PyAV {av.__version__}, OpenCV {cv2.__version__}"
+    head = _HEAD.format(versions=versions, total=len(known), expected=expected, differing=len(known) - expected)
+    lines = [head.rstrip()]
+    for group in dict.fromkeys(group for group, _ in known):
         lines += [f"\n## {group}\n", "| kind | what came | first frame, s | loss, s | return, s | message | outcome |"]
         lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
-        lines += [_row(result) for result in results if result.kind.group == group]
+        lines += [rows[key] for key in known if key[0] == group]
     return "\n".join(lines) + "\n"
+
+
+def _rows_of(page: str) -> dict[tuple[str, str], str]:
+    """The rows of a page by group and name of the kind."""
+    rows, group = {}, ""
+    for line in page.splitlines():
+        if line.startswith("## "):
+            group = line.removeprefix("## ")
+        elif group and line.startswith("| "):
+            rows[group, line.split(" | ", 1)[0].removeprefix("| ")] = line
+    return rows
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from agent.config.sections.sources import HttpSource, RtspSource
+from scripts.camera_kinds.files import write_clip
 from scripts.camera_kinds.kinds import Kind, Stage
-from scripts.camera_kinds.servers import InProcess, gst_rtsp
+from scripts.camera_kinds.servers import InProcess, gst_rtsp, secret_file
 from tests.fixtures.certificates import Authority
 from tests.fixtures.http_camera import http_camera, jpeg
 from tests.fixtures.mosquitto import free_port
@@ -28,6 +29,14 @@ _ENCODERS = {
     "VP8": "vp8enc deadline=1 keyframe-max-dist=25 ! rtpvp8pay name=pay0",
     "VP9": "vp9enc deadline=1 keyframe-max-dist=25 ! rtpvp9pay name=pay0",
 }
+_CLIPS = {
+    # From files: GStreamer 1.22 has no encoder of these whose time stamps its server can use. Without a `max-ptime`
+    # its payloader collects small frames until a packet is full.
+    "MPEG-4 part 2": ("clip.mp4", "-c:v mpeg4 -q:v 3 -g 25",
+                      "qtdemux ! mpeg4videoparse ! rtpmp4vpay name=pay0 config-interval=1 max-ptime=1"),
+    "MPEG-2": ("clip.mkv", "-c:v mpeg2video -q:v 3 -g 25", "matroskademux ! mpegvideoparse ! rtpmpvpay name=pay0"),
+}  # fmt: skip
+_CLIP_S = 20.0
 _PASSWORDS = {
     "plain": "secret",
     "with @:/#%?&": "p@s:/#%?&",
@@ -46,6 +55,8 @@ def camera_kinds() -> Iterator[Kind]:
 def _rtsp_kinds() -> Iterator[Kind]:
     for name, encoder in _ENCODERS.items():
         yield Kind("rtsp", name, _gst(encoder))
+    for name, (file, options, payloader) in _CLIPS.items():
+        yield Kind("rtsp", name, _gst_clip(file, options, payloader))
     yield Kind("rtsp", "H.264 over UDP", _gst(_ENCODERS["H.264"], "--udp", transport="udp"))
     yield Kind("rtsp", "only UDP, configured for TCP", _gst(_ENCODERS["H.264"], "--udp"))
     yield Kind("rtsp", "H.264, IPv6", _gst(_ENCODERS["H.264"], "--host", "::1"))
@@ -106,6 +117,15 @@ def _gst(encoder: str, *options: str, **settings: Any) -> Callable[[Path, ExitSt
     return make
 
 
+def _gst_clip(file: str, options: str, payloader: str) -> Callable[[Path, ExitStack], Stage]:
+    def make(folder: Path, _: ExitStack) -> Stage:
+        clip, port = write_clip(folder / file, options, seconds=_CLIP_S), free_port()
+        config = RtspSource(type="rtsp", url=f"rtsp://127.0.0.1:{port}/camera")
+        return Stage(config, gst_rtsp(port, f"filesrc location={clip} ! {payloader}"))
+
+    return make
+
+
 def _gst_tls(given: str | None = None) -> Callable[[Path, ExitStack], Stage]:
     def make(folder: Path, _: ExitStack) -> Stage:
         made = Authority(folder / "ca").server("camera")
@@ -113,7 +133,7 @@ def _gst_tls(given: str | None = None) -> Callable[[Path, ExitStack], Stage]:
         options, settings = ["--tls", str(made.certificate), str(made.key)], dict[str, Any]()
         if given is not None:
             options += ["--login", "digest", "viewer", "secret"]
-            settings = {"username": "viewer", "password_file": _password(folder, given)}
+            settings = {"username": "viewer", "password_file": secret_file(folder, given)}
         config = RtspSource(type="rtsp", url=f"rtsps://127.0.0.1:{port}/camera", **settings)
         return Stage(config, gst_rtsp(port, _SCENE.format(encoder=_ENCODERS["H.264"]), *options))
 
@@ -125,7 +145,7 @@ def _login(method: str, password: str, given: str | None) -> Callable[[Path, Exi
         port = free_port()
         settings: dict[str, Any] = {}
         if given is not None:
-            settings = {"username": "viewer", "password_file": _password(folder, given)}
+            settings = {"username": "viewer", "password_file": secret_file(folder, given)}
         config = RtspSource(type="rtsp", url=f"rtsp://127.0.0.1:{port}/camera", **settings)
         launch = _SCENE.format(encoder=_ENCODERS["H.264"])
         return Stage(config, gst_rtsp(port, launch, "--login", method, "viewer", password))
@@ -133,18 +153,11 @@ def _login(method: str, password: str, given: str | None) -> Callable[[Path, Exi
     return make
 
 
-def _password(folder: Path, text: str) -> str:
-    path = folder / "password"
-    path.write_text(text + "\n", encoding="utf-8")
-    path.chmod(0o600)
-    return path.name
-
-
 def _own(its: dict[str, Any] | None = None, **settings: Any) -> Callable[[Path, ExitStack], Stage]:
     def make(folder: Path, _: ExitStack) -> Stage:
         port = free_port()
         if its is _USER:
-            _password(folder, "p@ss:/#w")
+            secret_file(folder, "p@ss:/#w")
         config = RtspSource(type="rtsp", url=f"rtsp://127.0.0.1:{port}/camera", **(its or {}))
         return Stage(config, InProcess(lambda: RtspServer(folder, port=port, **settings)))
 
@@ -154,7 +167,7 @@ def _own(its: dict[str, Any] | None = None, **settings: Any) -> Callable[[Path, 
 def _http(path: str, its: dict[str, str] | None = None, **settings: Any) -> Callable[[Path, ExitStack], Stage]:
     def make(folder: Path, stack: ExitStack) -> Stage:
         if its:
-            _password(folder, "p@ss:/#w")
+            secret_file(folder, "p@ss:/#w")
         port = free_port()
         config = HttpSource.model_validate(
             {"type": "http", "url": f"http://localhost:{port}{path}", "interval_s": 0.1, **(its or {})}

@@ -87,6 +87,14 @@ def gst_rtsp(port: int, launch: str, *options: str) -> Process:
     return Process([SYSTEM_PYTHON, str(_GST), "--port", str(port), "--launch", launch, *options], port, host)
 
 
+def secret_file(folder: Path, text: str) -> str:
+    """The name of a file with ``text`` for `password_file`."""
+    path = folder / "password"
+    path.write_text(text + "\n", encoding="utf-8")
+    path.chmod(0o600)
+    return path.name
+
+
 def _listens(host: str, port: int) -> bool:
     """Whether the kernel's table has a listener: a connection would use up what a program serves once."""
     table = "/proc/net/tcp6" if ":" in host else "/proc/net/tcp"

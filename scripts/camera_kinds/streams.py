@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from agent.config.sections.sources import StreamSource
 from scripts.camera_kinds.files import write_clip
 from scripts.camera_kinds.kinds import Kind, Stage
-from scripts.camera_kinds.servers import SYSTEM_PYTHON, Process, again_and_again
+from scripts.camera_kinds.servers import SYSTEM_PYTHON, Process, again_and_again, secret_file
 from tests.fixtures.mosquitto import free_port
 
 _H264 = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 10 -bf 0"
+_PASSPHRASE = "p@ss:phrase/17#%"  # noqa: S105 - of a server that is made here
 _AV1 = "-c:v libaom-av1 -cpu-used 8 -crf 40 -g 10"
 
 
@@ -39,7 +41,11 @@ def stream_kinds() -> Iterator[Kind]:
         _sending("-c:v libx265 -preset ultrafast -x265-params log-level=none:keyint=10"),
     )
     yield Kind("stream", "MPEG-TS over UDP, MPEG-2", _sending("-c:v mpeg2video -q:v 3 -g 10"))
-    yield Kind("stream", "MPEG-TS over SRT", _srt, "not_supported")
+    yield Kind("stream", "MPEG-TS over SRT, H.264", _srt(_H264))
+    yield Kind("stream", "MPEG-TS over SRT, MPEG-2", _srt("-c:v mpeg2video -q:v 3 -g 10"))
+    yield Kind("stream", "MPEG-TS over SRT, encrypted", _srt(_H264, given=_PASSPHRASE))
+    yield Kind("stream", "MPEG-TS over SRT, wrong passphrase", _srt(_H264, given="another one of them"), "credentials")
+    yield Kind("stream", "MPEG-TS over SRT, from a sender that calls", _srt_caller)
 
 
 def _clip(folder: Path, encoder: str) -> Path:
@@ -89,7 +95,24 @@ def _sending(encoder: str) -> Callable[[Path, ExitStack], Stage]:
     return make
 
 
-def _srt(folder: Path, _: ExitStack) -> Stage:
-    url = f"srt://127.0.0.1:{free_port()}"
-    command = [*_playing(folder, _H264), "-f", "mpegts", f"{url}?mode=listener"]
-    return Stage(StreamSource(type="stream", url=url), Process(again_and_again(command), None))
+def _srt(encoder: str, given: str | None = None) -> Callable[[Path, ExitStack], Stage]:
+    """The camera calls a sender that listens; ``given`` is the camera's passphrase, if the stream is encrypted."""
+
+    def make(folder: Path, _: ExitStack) -> Stage:
+        url, settings = f"srt://127.0.0.1:{free_port()}", dict[str, Any]()
+        query = "?mode=listener"
+        if given is not None:
+            query += f"&passphrase={_PASSPHRASE}"  # ffmpeg takes it as it is
+            settings = {"url": f"{url}?passphrase={{password}}", "password_file": secret_file(folder, given)}
+        command = [*_playing(folder, encoder), "-f", "mpegts", url + query]
+        config = StreamSource.model_validate({"type": "stream", "url": url, "read_timeout_s": 2.0, **settings})
+        return Stage(config, Process(again_and_again(command), None))
+
+    return make
+
+
+def _srt_caller(folder: Path, _: ExitStack) -> Stage:
+    url = f"srt://127.0.0.1:{free_port()}?mode="
+    command = [*_playing(folder, _H264), "-f", "mpegts", f"{url}caller"]
+    config = StreamSource(type="stream", url=f"{url}listener", read_timeout_s=2.0)
+    return Stage(config, Process(again_and_again(command), None))

@@ -3,7 +3,7 @@
 # checkout, or come from the system. Sourced, not run; needs environment.sh, and $lock and run_pytest of its caller.
 # They are pinned here, not in the lock: the build depends on the machine (CPU or CUDA), so no single hash fits everywhere.
 
-extra_environments=(torch openvino gpu-wheel gstreamer jtop tensorrt-bindings triton prometheus browser)
+extra_environments=(torch openvino gpu-wheel gstreamer jtop tensorrt-bindings triton prometheus browser schemathesis)
 
 # test_extra NAME: make that environment and run the tests that need it. A missing engine, GStreamer or jtop fails there
 # instead of being skipped.
@@ -18,6 +18,7 @@ test_extra() {
     prometheus) test_prometheus ;;
     triton) test_triton ;;
     browser) test_browser ;;
+    schemathesis) test_schemathesis ;;
   esac
 }
 
@@ -107,6 +108,14 @@ test_browser() {
 # install_browser FOLDER
 install_browser() {
   pip_install "$1" playwright==1.65.2 axe-playwright-python==0.1.8
+}
+
+# Requests made from the OpenAPI document. Its packages would move those of the lock, so it runs as a program of its own.
+test_schemathesis() {
+  local folder
+  folder=$(test_environment_folder schemathesis)
+  have_packages "$folder" schemathesis==4.32.5
+  SCHEMATHESIS=$folder/bin/schemathesis run_pytest "$environment/bin/python" -n 0 tests/integration/test_web_openapi.py
 }
 
 # A real Triton with its Python backend comes in the wheel nvidia-pytriton, for x86-64 alone; beside other pins pip would

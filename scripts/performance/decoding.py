@@ -28,11 +28,21 @@ import numpy as np
 from agent.cameras.sources.ffmpeg import Video, open_video
 from agent.daemon import heap
 from agent.runtime.clock import SystemClock
+from agent.runtime.records import planes_or_image
 from engines import InputSpec, Resizer
 
 _NEVER = threading.Event()
 _SIDE = 224
 _ROUNDS = 3
+_STAGES = (
+    "decoding",
+    "planes resized and converted",
+    "the same with antialias, the centre",
+    "instead: full conversion",
+    "and resize",
+    "and resize with antialias, the centre",
+)
+_PLAIN = InputSpec(width=_SIDE, height=_SIDE)
 _CENTRE = InputSpec(
     width=_SIDE, height=_SIDE, resize="shorter_side", resize_to=_SIDE, interpolation="linear_antialias"
 )
@@ -56,21 +66,19 @@ def draw_clip(path: Path, width: int, height: int, frames: int) -> None:
         container.mux(stream.encode(None))
 
 
-def _with_agent(path: Path, *, every: int, decode: Any = "all", antialias: InputSpec | None = None) -> int:
-    """Read all frames; convert and resize one of ``every`` (0: none), by ``antialias`` if it is given.
+def _with_agent(path: Path, *, every: int, decode: Any = "all", spec: InputSpec = _PLAIN) -> int:
+    """Read all frames; convert and resize one of ``every`` (0: none) to ``spec``.
 
     Returns the frames of the clip.
     """
-    resizer = None if antialias is None else Resizer(antialias)
+    resizer = Resizer(spec)
     row = np.empty((_SIDE, _SIDE, 3), np.uint8)
     video: Video = open_video(f"file:{path}", clock=SystemClock(), options={}, is_live=False, threads=1, decode=decode)
     count = 0
     try:
         while (frame := video.read(5.0, _NEVER)) is not None:
-            if every and count % every == 0 and resizer is not None:
-                resizer.fill(frame.image(), row)
-            elif every and count % every == 0:
-                cv2.resize(frame.image(), (_SIDE, _SIDE))
+            if every and count % every == 0:
+                resizer.fill(planes_or_image(frame), row)
             count += 1
         return video.frame_count or count
     finally:
@@ -88,33 +96,39 @@ def _with_opencv(path: Path, *, every: int) -> int:
     return count
 
 
-def _stages(path: Path, antialias: InputSpec) -> tuple[dict[str, float], float]:
+def _stages(path: Path) -> tuple[dict[str, float], float, float]:
     """CPU of each stage of one frame in ms, all in one run: medians of the reading thread's own time, which other work
-    on the machine lengthens least. And the mean of the page faults of a conversion."""
-    resizer, row = Resizer(antialias), np.empty((_SIDE, _SIDE, 3), np.uint8)
+    on the machine lengthens least. And the mean of the page faults by planes, and of those of a full conversion."""
+    plain, antialias, row = Resizer(_PLAIN), Resizer(_CENTRE), np.empty((_SIDE, _SIDE, 3), np.uint8)
     video = open_video(f"file:{path}", clock=SystemClock(), options={}, is_live=False, threads=1)
-    found: dict[str, list[int]] = {"decoding": [], "conversion": [], "resize": [], "resize with antialias": []}
-    faults: list[int] = []
+    found: dict[str, list[int]] = {stage: [] for stage in _STAGES}
+    faults: list[tuple[int, int]] = []
     try:
         while True:
             times = [time.thread_time_ns()]
             frame = video.read(5.0, _NEVER)
             if frame is None:
                 break
-            before = _page_faults()
+            times.append(time.thread_time_ns())
+            pages = [_page_faults()]
+            plain.fill(planes_or_image(frame), row)
+            times.append(time.thread_time_ns())
+            pages.append(_page_faults())
+            antialias.fill(planes_or_image(frame), row)
             times.append(time.thread_time_ns())
             image = frame.image()
             times.append(time.thread_time_ns())
-            faults.append(_page_faults() - before)
-            cv2.resize(image, (_SIDE, _SIDE))
+            faults.append((pages[1] - pages[0], _page_faults() - pages[1]))
+            plain.fill(image, row)
             times.append(time.thread_time_ns())
-            resizer.fill(image, row)
+            antialias.fill(image, row)
             times.append(time.thread_time_ns())
             for spent, (start, end) in zip(found.values(), pairwise(times), strict=True):
                 spent.append(end - start)
     finally:
         video.close()
-    return {stage: statistics.median(spent) / 1e6 for stage, spent in found.items()}, statistics.mean(faults)
+    by_planes, in_full = (statistics.mean(column) for column in zip(*faults, strict=True))
+    return {stage: statistics.median(spent) / 1e6 for stage, spent in found.items()}, by_planes, in_full
 
 
 def _page_faults() -> int:
@@ -123,11 +137,11 @@ def _page_faults() -> int:
 
 def _print_stages(path: Path, videos: int) -> None:
     for number in range(1, videos + 1):
-        stages_ms, faults = _stages(path, _CENTRE)
+        stages_ms, by_planes, in_full = _stages(path)
         print(f"\n| stage, all in one run, video {number} | CPU, ms per frame, median |\n| --- | --- |")
         for stage, spent_ms in stages_ms.items():
             print(f"| {stage} | {spent_ms:.2f} |")
-        print(f"\n{faults:.0f} page faults per conversion")
+        print(f"\n{by_planes:.0f} page faults per frame by planes, {in_full:.0f} per full conversion")
 
 
 def _cpu_ms(read: Callable[[], int]) -> float:
@@ -163,10 +177,10 @@ def main() -> None:
             "agent, decoding alone": lambda: _with_agent(clip, every=0),
             "agent, every frame converted and resized": lambda: _with_agent(clip, every=1),
             "agent, the same with antialias, the centre of the image": lambda: _with_agent(
-                clip, every=1, antialias=_CENTRE
+                clip, every=1, spec=_CENTRE
             ),
             "agent, the same with antialias, the whole image stretched": lambda: _with_agent(
-                clip, every=1, antialias=_WHOLE
+                clip, every=1, spec=_WHOLE
             ),
             "agent, one of 5 converted and resized": lambda: _with_agent(clip, every=5),
             "agent, `decode: keyframes`, every one converted and resized": lambda: _with_agent(

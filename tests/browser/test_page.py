@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,35 @@ def test_login_and_reconnect_after_a_restart(look: Look, tmp_path: Path) -> None
         page.get_by_role("button", name="Log in").click()
         page.wait_for_selector(".card .badge:has-text('connected')", timeout=30_000)
         assert page.locator("#banner").is_hidden()
+
+
+def test_refused_viewer_sees_why_and_is_let_in_when_there_is_room(look: Look, tmp_path: Path) -> None:
+    agent = PageAgent(tmp_path, {"belt": clip(2.0)}, max_connections=16)
+    with agent.running():
+        with ExitStack() as viewers:
+            for _ in range(8):
+                viewers.enter_context(urllib.request.urlopen(f"{agent.url}api/events", timeout=30))
+            look.page.goto(agent.url)
+            look.page.wait_for_selector(
+                "#banner:has-text('half of serve.max_connections are viewers')", timeout=20_000
+            )
+        look.page.wait_for_selector(".card .badge:has-text('connected')", timeout=40_000)
+        assert look.page.locator("#banner").is_hidden()
+
+
+def test_reload_that_changes_the_server_is_answered_and_the_page_comes_back(look: Look, tmp_path: Path) -> None:
+    agent = PageAgent(tmp_path, {"belt": clip(2.0)}, control=True, max_waiting=7)
+    with agent.running():
+        page = look.open(agent.url, "tools")
+        agent.config.write_text(agent.config.read_text(encoding="utf-8").replace("max_waiting: 7", "max_waiting: 8"))
+        page.get_by_role("button", name="Reload the configuration").click()
+        page.get_by_role("dialog").get_by_role("button", name="Reload").click()
+        page.wait_for_selector("#banner:has-text('reloaded and changed serve')", timeout=20_000)
+        page.wait_for_selector(f".answer:has-text('the page is at {agent.url} now')", timeout=20_000)
+        page.wait_for_selector("#banner", state="hidden", timeout=20_000)
+        page.get_by_role("button", name="Self-test").click()
+        page.get_by_role("dialog").get_by_role("button", name="Self-test").click()
+        page.wait_for_selector(".answer:has-text('Self-test: done')", timeout=30_000)
 
 
 def test_camera_lost_and_back_is_shown(look: Look, tmp_path: Path) -> None:

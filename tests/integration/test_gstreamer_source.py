@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -16,11 +17,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agent.cameras.sources.base import Source
+from agent.cameras.sources.choose import make_source
 from agent.cameras.sources.gstreamer.camera import GStreamerCamera
 from agent.cameras.sources.gstreamer.library import PipelineEnded, RunningPipeline
 from agent.cameras.sources.gstreamer.pipelines import plan_for
 from agent.config.credentials import filled_pipeline
-from agent.config.sections.sources import CsiSource, GStreamerSource, RtspSource, SourceConfig, V4l2Source
+from agent.config.sections.sources import (
+    CsiSource,
+    GStreamerSource,
+    RtspSource,
+    SourceConfig,
+    StreamSource,
+    V4l2Source,
+)
 from agent.config.source_address import open_access
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
@@ -127,6 +137,72 @@ def test_silence_over_udp_is_a_loss_and_the_stream_comes_back(tmp_path: Path, gs
         camera.close()
         camera.open()
         assert camera.read() is not None
+
+
+@contextlib.contextmanager
+def _srt_sender(gst: Any, passphrase: str) -> Iterator[int]:
+    """An encoder that waits for one caller after another; the port."""
+    needed = ("srtsrc", "srtsink", "x264enc", "mpegtsmux", "tsdemux")
+    missing = [name for name in needed if gst.ElementFactory.find(name) is None]
+    if missing:
+        pytest.skip(f"GStreamer lacks {', '.join(missing)}: install its plugins bad and ugly")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    pipeline = gst.parse_launch(
+        "videotestsrc is-live=true pattern=red ! video/x-raw,width=320,height=240,framerate=50/1 ! "
+        "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=5 ! mpegtsmux ! "
+        "srtsink name=sink wait-for-connection=false sync=false"
+    )
+    pipeline.get_by_name("sink").set_property("uri", f"srt://127.0.0.1:{port}?mode=listener&passphrase={passphrase}")
+    pipeline.set_state(gst.State.PLAYING)
+    try:
+        yield port
+    finally:
+        pipeline.set_state(gst.State.NULL)
+
+
+def _srt(directory: Path, port: int, passphrase: str) -> Source:
+    (directory / "passphrase").write_text(passphrase + "\n", encoding="utf-8")
+    (directory / "passphrase").chmod(0o600)
+    url = f"srt://127.0.0.1:{port}?passphrase={{password}}"
+    config = StreamSource(type="stream", url=url, password_file="passphrase", read_timeout_s=0.8)
+    return make_source(config, base_dir=directory, clock=SystemClock())
+
+
+def test_an_encrypted_stream_over_srt_is_read_and_opened_again(tmp_path: Path, gst: Any) -> None:
+    with _srt_sender(gst, "a passphrase") as port, closing(_srt(tmp_path, port, "a passphrase")) as camera:
+        # Each end of an SRT connection is a C++ exception inside GStreamer: it must not end the process.
+        for _ in range(3):
+            camera.open()
+            capture = camera.read()
+            assert capture is not None
+            assert capture.image.shape == (240, 320, 3)
+            assert capture.image[120, 160, 2] > 150 > capture.image[120, 160, 0]
+            camera.close()
+
+
+def test_a_wrong_passphrase_of_srt_is_reported_as_such_and_not_repeated(tmp_path: Path, gst: Any) -> None:
+    with (
+        _srt_sender(gst, "a passphrase") as port,
+        closing(_srt(tmp_path, port, "CANARY of 17 chars")) as camera,
+        pytest.raises(SourceUnavailable) as caught,
+    ):
+        camera.open()
+    assert caught.value.fields["reason"] == "credentials"
+    assert "CANARY" not in str(caught.value)
+
+
+def test_a_sender_over_srt_that_ends_is_a_loss(tmp_path: Path, gst: Any) -> None:
+    with contextlib.ExitStack() as sender:
+        port = sender.enter_context(_srt_sender(gst, "a passphrase"))
+        with closing(_srt(tmp_path, port, "a passphrase")) as camera:
+            camera.open()
+            sender.close()
+            with pytest.raises(SourceLost) as caught:
+                for _ in range(500):
+                    camera.read()
+    assert caught.value.fields["reason"] in ("ended", "stalled")
 
 
 def _is_whole(image: Image) -> bool:

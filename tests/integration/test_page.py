@@ -25,7 +25,7 @@ from agent.runtime.records import Frame
 from agent.web.page.feed import PageFeed
 from agent.web.page.sources import PageSources
 from tests.fixtures.deadlines import wait_until
-from tests.fixtures.serving import Server, serving
+from tests.fixtures.serving import Server, serving, serving_config
 
 _TOPICS = Topics("edge", "line-3")
 _TOKEN = "0123456789abcdef0123"
@@ -44,6 +44,8 @@ class Agent:
     reports_dir: Path
     frames: dict[str, Frame | None] = field(default_factory=lambda: {"front": None})
     commands: list[dict[str, Any]] = field(default_factory=list)
+    senders: list[str | None] = field(default_factory=list)
+    verbs: tuple[str, ...] = ("set", "selftest")
     answers: bool = True
     is_flooded: bool = False
     feed: PageFeed = field(default_factory=lambda: PageFeed(_TOPICS, SystemClock()))
@@ -54,7 +56,7 @@ class Agent:
             feed=self.feed,
             topics=_TOPICS,
             agent="0.1.0",
-            verbs=("set", "selftest"),
+            verbs=self.verbs,
             newest_frame=lambda camera: self.frames[camera],
             explain=lambda camera: {"findings": [str(self.frames[camera])]},
             receive=self._receive,
@@ -71,6 +73,7 @@ class Agent:
             return False
         command = orjson.loads(message.payload)
         self.commands.append({"topic": message.topic, **command})
+        self.senders.append(message.sender)
         verb = message.topic.rpartition("/")[2]
         if self.answers:
             threading.Timer(0.01, self.publish, (f"reply/{verb}",), {"id": command["id"], "outcome": "done"}).start()
@@ -78,8 +81,10 @@ class Agent:
 
 
 @contextmanager
-def _page(tmp_path: Path, **serve: Any) -> Iterator[tuple[Server, Agent]]:
-    agent = Agent(tmp_path / "reports")
+def _page(
+    tmp_path: Path, *, verbs: tuple[str, ...] = ("set", "selftest"), **serve: Any
+) -> Iterator[tuple[Server, Agent]]:
+    agent = Agent(tmp_path / "reports", verbs=verbs)
     with serving(tmp_path, page_sources=agent.sources, **{"page": True, **serve}) as server:
         yield server, agent
 
@@ -253,6 +258,49 @@ def test_a_stop_answers_a_command_that_still_waits(tmp_path: Path) -> None:
     assert (answer.status_code, "load the page again" in answer.json()["error"]) == (503, True)
 
 
+def test_a_reload_that_changes_the_server_is_answered_with_the_new_place(tmp_path: Path) -> None:
+    """All who look are told too; the reply of the command itself comes too late for this server."""
+    with _page(tmp_path, verbs=("reload", "selftest"), control=True) as (server, agent):
+        agent.answers = False
+        headers = {"x-csrf-token": _csrf(server)}
+        change = server.service.prepare(serving_config(tmp_path, page=True, control=True, max_waiting=7))
+        assert change is not None
+
+        def send(verb: str) -> httpx.Response:
+            return server.client.post("/page/api/command", json={"verb": verb}, headers=headers)
+
+        stream = _events(server, 2)
+        assert next(stream)[0] == "hello"
+        with ThreadPoolExecutor(2) as pool:
+            answers = [pool.submit(send, verb) for verb in agent.verbs]
+            wait_until(lambda: len(agent.commands) == 2, within_s=5)
+            change()
+            reload, selftest = (one.result(5) for one in answers)
+        place = f"the page is at http://{server.service.address}/page/ now"
+        assert (reload.status_code, reload.json()["outcome"], place in reload.json()["text"]) == (200, "done", True)
+        assert selftest.status_code == 503
+        assert "before selftest was answered, a reload changed `serve`" in selftest.json()["error"]
+        assert list(stream) == [("end", {"text": place})]
+        assert server.client.get("/page/api/heat").status_code == 200
+
+
+def test_logins_commands_and_bundles_are_logged_with_who_and_from_where(tmp_path: Path) -> None:
+    with _page(tmp_path, tokens_file=_tokens(tmp_path), control=True) as (server, agent):
+        with structlog.testing.capture_logs() as lines:
+            server.client.post("/page/api/login", json={"token": "wrong-wrong-wrong"})
+            server.client.post("/page/api/login", json={"token": _TOKEN})
+            headers = {"x-csrf-token": _csrf(server)}
+            server.client.post("/page/api/command", json={"verb": "set"}, headers=headers)
+            server.client.post("/page/api/bundle", headers=headers)
+        assert agent.senders == ["the page, client dashboard, from 127.0.0.1"]
+    logged = [(line["event"], line.get("client"), line.get("address")) for line in lines]
+    assert logged == [
+        ("page.login_failed", None, "127.0.0.1"),
+        ("page.logged_in", "dashboard", "127.0.0.1"),
+        ("page.bundle_requested", "dashboard", "127.0.0.1"),
+    ]
+
+
 def test_viewers_leave_half_of_the_connections_to_programs(tmp_path: Path) -> None:
     with _page(tmp_path, max_connections=8) as (server, _), ExitStack() as stack:
         for _ in range(4):
@@ -322,6 +370,21 @@ def test_a_proxy_with_a_token_serves_under_any_name_and_nobody_else_does(tmp_pat
     with _page(tmp_path) as (server, _):
         for call in ("heat", "events", "cameras/front/frame.jpg"):
             assert server.client.get(f"/page/api/{call}", headers=foreign).status_code == 403, call
+
+
+def test_an_internal_error_is_answered_in_json_and_logged_once(page: tuple[Server, Agent]) -> None:
+    server, agent = page
+    del agent.frames  # so that the page's question for an explanation ends in an exception that nobody expects
+    with structlog.testing.capture_logs() as lines:
+        answer = server.client.get("/page/api/cameras/front/explain")
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/json")
+    assert "the agent's log has it as serve.call_failed" in answer.json()["error"]
+    (line,) = lines
+    assert (line["event"], line["log_level"]) == ("serve.call_failed", "error")
+    assert line["error"] == "AttributeError: 'Agent' object has no attribute 'frames'"
+    assert line["exc_info"][0] is AttributeError
+    assert server.client.get("/page/api/heat").status_code == 200
+    assert server.service.failure is None
 
 
 def test_reports_are_listed_and_nothing_else_is_read(page: tuple[Server, Agent], tmp_path: Path) -> None:

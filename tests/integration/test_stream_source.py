@@ -105,10 +105,10 @@ def test_datagrams_are_read_and_their_end_is_a_loss(tmp_path: Path) -> None:
 
 
 def test_a_protocol_that_this_ffmpeg_lacks_is_reported_as_such() -> None:
-    config = StreamSource(type="stream", url="srt://127.0.0.1:1")
+    config = StreamSource(type="stream", url="rtmps://127.0.0.1:1/a")
     error = not_opened_because(StreamFailed("protocol", "Protocol not found"), config, Lifecycle("a stream"))
     assert error.fields["reason"] == "not_supported"
-    assert "does not speak srt. Let a gateway" in error.message
+    assert "does not speak rtmps. Let a gateway" in error.message
 
 
 def test_frames_of_a_segment_are_spread_by_their_time_stamps() -> None:

@@ -158,6 +158,21 @@ def test_antialias_equals_the_same_filter_of_pillow(
     assert (batch[[0, 2]] == 77).all()
 
 
+@pytest.mark.parametrize("mode", ["stretch", "letterbox", "shorter_side"])
+def test_parts_that_are_filtered_one_after_the_other_leave_no_seam(mode: Any) -> None:
+    to = 256 if mode == "shorter_side" else None
+    spec = InputSpec(width=224, height=224, resize=mode, resize_to=to, interpolation="cubic_antialias")
+    image, out = noise(640, 1280, 4), np.empty((224, 224, 3), np.uint8)
+    resizer = Resizer(spec)
+    resizer.fill(image, out)
+    (scaler,) = resizer._plans.values()
+    assert isinstance(scaler, AntialiasScaler)
+    assert (scaler.rows.factor, scaler.columns.factor) == (1, 1)
+    assert len(scaler.bands) > 3
+    assert len(scaler.strips) > 1 or mode == "shorter_side"
+    assert np.abs(out.astype(int) - reference(spec, image, scale=pillow_in_floats)).max() <= 1
+
+
 @pytest.mark.parametrize("interpolation", ["linear_antialias", "cubic_antialias"])
 @pytest.mark.parametrize("size", [(480, 640), (720, 1280), (1280, 720), (1080, 1920), (1079, 1917), (2160, 3840)])
 @pytest.mark.parametrize("mode", ["shorter_side", "stretch", "letterbox"])

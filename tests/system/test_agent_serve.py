@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -9,7 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -20,7 +24,11 @@ from agent.runtime.errors import UsageError
 from agent.tools.serve import ServeOptions, serve_packages
 from tests.fixtures.agent_process import AgentProcess, write_config
 from tests.fixtures.deadlines import wait_until
+from tests.fixtures.mosquitto import free_port
+from tests.fixtures.packages import PackageFiles, TinyModel
+from tests.fixtures.serving import png
 
+_CYCLES = int(os.environ.get("AGENT_LOAD_CYCLES", "10"))
 _PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 
 
@@ -78,6 +86,73 @@ def test_requests_beside_a_camera_reload_and_stop_with_open_connections(tmp_path
         with socket.create_connection((host, int(port))), socket.create_connection((host, int(port))) as half:
             half.sendall(b"POST /v2/models/inspect/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
             assert agent.end(signal.SIGTERM, deadline_s=5.0) == 0
+
+
+class _Traffic:
+    """A client that sends to one model without pause, and counts its answers by status and reason."""
+
+    def __init__(self, http: str, model: str, body: bytes) -> None:
+        self.answers: Counter[str] = Counter()
+        self._url = f"http://{http}/v1/models/{model}:classify"
+        self._body = body
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._send, name=f"client-{model}")
+
+    def __enter__(self) -> _Traffic:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(30.0)
+
+    def _send(self) -> None:
+        with httpx.Client(timeout=20.0) as client:
+            while not self._stop.is_set():
+                self.answers[self._answer(client)] += 1
+
+    def _answer(self, client: httpx.Client) -> str:
+        try:
+            answer = client.post(self._url, content=self._body)
+        except httpx.HTTPError as exc:
+            return repr(exc)
+        return "200" if answer.status_code == 200 else f"{answer.status_code} {answer.json()['error']}"
+
+
+def test_models_are_loaded_and_unloaded_under_traffic_without_a_failed_request(tmp_path: Path) -> None:
+    """One model serves throughout, one is loaded again while it serves, one is unloaded and loaded.
+
+    Requests for the last one are answered, or refused because it is unloaded; `AGENT_LOAD_CYCLES` sets how often.
+    """
+    http = f"127.0.0.1:{free_port()}"
+    package = str(PackageFiles.of(TinyModel()).write(tmp_path))
+    model = {"package": package, "engine": "ort-cpu", "serve": True}
+    names = ("steady", "again", "cycled")
+    config = {
+        "models": {name: dict(model) for name in names},
+        "mqtt": {"broker": "mqtt://127.0.0.1:1"},
+        "serve": {"http": http, "allow_load": True},
+    }
+    write_config(tmp_path, config)
+    body = png(1)
+    with AgentProcess(tmp_path, "run", "-c", "agent.yaml") as agent, ExitStack() as stack:
+        agent.wait_for_log("agent.ready")
+        control = stack.enter_context(httpx.Client(base_url=f"http://{http}/v2/repository/models", timeout=30.0))
+        steady, again, cycled = (stack.enter_context(_Traffic(http, name, body)) for name in names)
+        wait_until(lambda: all(one.answers["200"] for one in (steady, again, cycled)))
+        for _ in range(_CYCLES):
+            served = cycled.answers["200"]
+            for call in ("cycled/unload", "again/load", "cycled/load"):
+                answer = control.post(f"/{call}", json={})
+                assert answer.status_code == 200, answer.text
+            wait_until(lambda: cycled.answers["200"] > served)  # noqa: B023 - called before the next cycle
+        stack.close()
+        assert agent.end(signal.SIGTERM) == 0
+    assert set(steady.answers) == {"200"}
+    assert set(again.answers) == {"200"}
+    refused = set(cycled.answers) - {"200"}
+    assert refused
+    assert all(re.match("503 model cycled is not ready: ", one) for one in refused), refused
 
 
 def test_an_agent_without_an_address_imports_nothing_of_the_server() -> None:

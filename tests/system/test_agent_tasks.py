@@ -71,6 +71,7 @@ def test_a_binary_model_has_two_labels_and_decides_at_its_threshold(
             # Of two labels the probabilities add up to 1; the margin has a sign of its own.
             assert abs(2 * result["confidence"] - 1) == pytest.approx(result["margin"], abs=1e-3)
             assert result["decision"]["label"] == label
+            Draft202012Validator(message_schemas()[result["schema"]]).validate(result)
 
 
 def _several(root: Path, **thresholds: float) -> Path:

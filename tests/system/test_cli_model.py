@@ -198,11 +198,17 @@ def test_options_that_do_not_fit_the_model_are_refused_with_both_facts(
     assert fact in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("ending", "found"), [("none", "sigmoid"), ("sigmoid", "none"), ("softmax", "none")])
-def test_a_model_with_one_class_gets_a_sigmoid(material: Path, ending: str, found: str) -> None:
+@pytest.mark.parametrize(("ending", "found"), [("none", "sigmoid"), ("sigmoid", "none")])
+def test_a_model_with_one_class_gets_a_sigmoid_and_is_asked_for_its_task(
+    material: Path, capsys: pytest.CaptureFixture[str], ending: str, found: str
+) -> None:
     (material / "Tree Net.onnx").write_bytes(TinyModel(classes=1, ending=ending).proto().SerializeToString())
     (material / "labels.json").write_text(json.dumps(LABELS[:1]), encoding="utf-8")
-    assert import_(material) == 0
+    assert import_(material) == 78
+    refusal = capsys.readouterr().err
+    assert "Tree Net.onnx gives one score for the one label 'ash', but the task is not stated" in refusal
+    assert "--task multi_label" in refusal
+    assert import_(material, "--task", "multi_label") == 0
     assert load_package(material / "out/tree-net-1.0.0").output.activation == found
 
 

@@ -20,11 +20,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def demo(cwd: Path, *args: str) -> subprocess.CompletedProcess[str]:
+def demo(cwd: Path, *args: str, first: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """``first`` is looked into for modules before all other folders."""
     return subprocess.run(
         [sys.executable, "-m", "agent", "demo", *args],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(cwd), "HOME": str(cwd)},
+        env={**os.environ, "PYTHONPATH": f"{first}:{ROOT}", "TMPDIR": str(cwd), "HOME": str(cwd)},
         capture_output=True,
         text=True,
         timeout=110,
@@ -45,6 +46,19 @@ def test_the_demo_ends_by_itself_with_a_summary_and_keeps_nothing(tmp_path: Path
     assert labels.startswith("labels seen: ok ")
     assert "demo online belt/inspect: " in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_library_of_the_page_costs_the_page_alone(tmp_path: Path) -> None:
+    damaged, cwd = tmp_path / "damaged", tmp_path / "cwd"
+    damaged.mkdir()
+    cwd.mkdir()
+    (damaged / "uvicorn.py").write_text("raise ImportError('built for another Python')\n")
+    result = demo(cwd, "--for", "1s", "--json", first=damaged)
+    assert result.returncode == 0, result.stderr
+    assert "Without a page: " in result.stderr
+    assert "cannot be imported: built for another Python. Install them: " in result.stderr
+    assert "In a browser" not in result.stderr
+    assert json.loads(result.stdout)["classified"] > 0
 
 
 def test_json_gives_the_figures_alone_on_standard_output(tmp_path: Path) -> None:

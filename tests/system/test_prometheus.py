@@ -28,6 +28,26 @@ _PAGES = Path(__file__).parents[2] / "docs" / "monitoring"
 _NOT_HERE = {"agent_power_watts", "agent_temperature_celsius", "agent_messages_dropped_total"}
 """What this machine may not have, and what need not happen."""
 
+_LIMIT = re.compile(r"(?:==|>|<) *[0-9.]+")
+_NEED_NOT_HAPPEN = {"AgentMessagesLost", "AgentImageFault", "AgentEventsLate"}
+"""Alerts on series that are absent until the trouble is there."""
+_FIRING: dict[str, dict[str, tuple[str, str]]] = {
+    "AgentDown": {'up{job="agent"}': ("0", "1")},
+    "AgentCameraLost": {'agent_camera_state{camera="c",state="lost"}': ("1", "0")},
+    "AgentCameraSilent": {
+        'agent_camera_last_frame_age_seconds{camera="c"}': ("31", "1"),
+        'agent_camera_state{camera="c",state="connected"}': ("1", "1"),
+    },
+    "AgentImageFault": {'agent_camera_image_fault{camera="c",fault="black"}': ("1", "0")},
+    "AgentBrokerUnreachable": {"agent_broker_connected": ("0", "1")},
+    "AgentEventsLate": {"agent_outbox_oldest_event_seconds": ("61", "1")},
+    "AgentMessagesLost": {'agent_messages_dropped_total{reason="full"}': ("0+1", "5")},
+    "AgentModelDegraded": {'agent_model_degraded{model="m"}': ("1", "0")},
+    "AgentModelFails": {'agent_model_failures_total{model="m"}': ("0+1", "5")},
+    "AgentThrottled": {"agent_throttled": ("1", "0"), "agent_governor_rate_ratio": ("1", "1")},
+}
+"""Of each alert: series, each with values of trouble and of health, in the notation of promtool."""
+
 pytestmark = pytest.mark.skipif(
     not os.environ.get("REQUIRE_PROMETHEUS") and shutil.which("prometheus") is None,
     reason="Prometheus is not installed: ./scripts/test --with prometheus",
@@ -96,7 +116,10 @@ def test_prometheus_answers_every_expression(tmp_path: Path) -> None:
         assert [text for text in empty if not any(name in text for name in _NOT_HERE)] == []
         rules = _asked(address, "rules")["groups"][0]["rules"]
         assert {rule["name"]: rule.get("lastError", "") for rule in rules if rule.get("lastError")} == {}
-        assert len(rules) == 10
+        assert {rule["name"] for rule in rules} == set(_FIRING)
+        # With limits that any value passes, each has series that match, and so would fire.
+        silent = [rule["name"] for rule in rules if not _result(address, _LIMIT.sub(">= 0", rule["query"]))]
+        assert [name for name in silent if name not in _NEED_NOT_HAPPEN] == []
         assert _result(address, 'up{job="agent"}')[0]["value"][1] == "1"
 
 
@@ -121,3 +144,27 @@ def test_promtool_finds_no_fault(tmp_path: Path) -> None:
         ["promtool", "check", "rules", str(_PAGES / "alerts.yaml")], capture_output=True, check=False, timeout=30
     )
     assert rules.returncode == 0
+
+
+def test_each_alert_fires_in_trouble_and_at_no_other_time(tmp_path: Path) -> None:
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [{"series": name, "values": f"{values[at]}x30"} for name, values in series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})',
+                    "eval_time": "20m",
+                    "exp_samples": [{"labels": "{}", "value": 1}] if is_trouble else [],
+                }
+            ],
+        }
+        for alert, series in _FIRING.items()
+        for at, is_trouble in enumerate((True, False))
+    ]
+    path = tmp_path / "alerts.test.yaml"
+    path.write_text(yaml.safe_dump({"rule_files": [str(_PAGES / "alerts.yaml")], "tests": tests}), encoding="utf-8")
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

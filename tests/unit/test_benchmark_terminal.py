@@ -67,7 +67,11 @@ def test_cpu_time_speaks_where_the_clock_cannot_be_trusted() -> None:
             engine_result("tensorrt", "fp32", [case_result(CLOSED, [(1.0,) * 100] * 2)]),
         ]
     )
-    rounds = {"ort-cpu fp32": (0.9, 1.4), "ort-cpu int8": (0.75, 0.5), "tensorrt fp32": (0.1, 0.1)}
+    rounds: dict[str, tuple[float, ...]] = {
+        "ort-cpu fp32": (0.9, 1.4),
+        "ort-cpu int8": (0.75, 0.5),
+        "tensorrt fp32": (0.1, 0.1),
+    }
     drifted = _with_cpu(report, rounds, ("the machine drifted",))
     assert cpu_sentence(drifted) == (
         "By CPU time, which a busy or drifting machine changes least: ort-cpu int8 0.50 ms a frame, "

@@ -17,6 +17,7 @@ from agent.config.sections.sources import FileSource, PatternSource
 from agent.demo import demo_clip
 from agent.runtime.clock import SystemClock
 from agent.runtime.records import Image
+from engines import Planes, yuv_to_bgr
 
 _SECOND_NS = 1_000_000_000
 _FPS = 10
@@ -143,3 +144,46 @@ def test_sharpness_falls_with_every_blur() -> None:
     values = [measure_image(_scene()).sharpness]
     values += [measure_image(cv2.GaussianBlur(_scene(), (0, 0), sigma)).sharpness for sigma in (1, 2, 4)]  # type: ignore[arg-type]  # cv2 gives its own array type
     assert all(before is not None and after is not None and before > after for before, after in pairwise(values))
+
+
+def _as_planes(image: Image, *, is_full_range: bool) -> Planes:
+    """``image`` as a decoder would give it, with the colour of each second pixel."""
+    matrix = yuv_to_bgr(0.299, 0.114, is_full_range=is_full_range)
+    pixels = image.reshape(-1, 3).astype(np.float64) - matrix[:, 3]
+    yuv = np.linalg.solve(matrix[:, :3].astype(np.float64), pixels.T).T.reshape(image.shape)
+    y, u, v = np.moveaxis(np.clip(np.rint(yuv), 0, 255).astype(np.uint8), 2, 0)
+    return Planes(y, u[::2, ::2], v[::2, ::2], matrix)
+
+
+@pytest.mark.parametrize("is_full_range", [False, True])
+@pytest.mark.parametrize("draw", [_scene, _black, _covered, _blurred])
+def test_planes_are_measured_like_their_image(draw: Any, is_full_range: bool) -> None:
+    image = draw(3)
+    expected, found = measure_image(image), measure_image(_as_planes(image, is_full_range=is_full_range))
+    assert found.brightness == pytest.approx(expected.brightness, abs=1.5)
+    assert found.contrast == pytest.approx(expected.contrast, abs=1.0)
+    assert found.thumbnail.shape == expected.thumbnail.shape
+    if expected.sharpness is not None:
+        assert found.sharpness == pytest.approx(expected.sharpness, abs=0.03)
+
+
+@pytest.mark.parametrize("changed", ["y", "u", "v"])
+def test_frozen_planes_are_those_of_which_nothing_changes(changed: str) -> None:
+    still = _as_planes(_scene(), is_full_range=False)
+    planes = {name: getattr(still, name) for name in ("y", "u", "v")}
+    other = planes[changed].copy()
+    other[-1, -1] ^= 1
+    moved = Planes(**{**planes, changed: other}, to_bgr=still.to_bgr)
+    for frames, expected in (([still, still], "frozen"), ([still, moved], None)):
+        checks = ImageChecks(ImageChecksConfig())
+        assert [checks.check(_Decoded(frames[i % 2]), i * _SECOND_NS) for i in range(13)][-1] == expected
+
+
+class _Decoded:
+    """A decoded frame whose conversion would be a mistake."""
+
+    def __init__(self, planes: Planes) -> None:
+        self.planes = planes
+
+    def image(self) -> Image:
+        raise AssertionError("it was converted")

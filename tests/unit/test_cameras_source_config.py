@@ -58,6 +58,17 @@ def test_a_stream_whose_scheme_has_no_usual_port_needs_one(scheme: str) -> None:
             StreamSource(type="stream", url=url, username="viewer")
 
 
+def test_a_passphrase_of_srt_needs_its_place_and_no_user() -> None:
+    url = "srt://10.0.0.9:9000?passphrase={password}"
+    assert StreamSource(type="stream", url=url, password_file="passphrase").username is None
+    with pytest.raises(pydantic.ValidationError, match=r"no \{password\}: write srt://host:port\?passphrase="):
+        StreamSource(type="stream", url="srt://10.0.0.9:9000", password_file="passphrase")
+    with pytest.raises(pydantic.ValidationError, match="password_file is not given"):
+        StreamSource(type="stream", url=url)
+    with pytest.raises(pydantic.ValidationError, match="password_file is given without username"):
+        StreamSource(type="stream", url="http://10.0.0.9/{password}/a.ts", password_file="passphrase")
+
+
 @pytest.mark.parametrize("url", ["udp://@239.0.0.1:5000", "udp://@:5000", "udp://:5000"])
 def test_other_writings_of_a_udp_address_are_refused_with_ours(url: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=r"udp://0\.0\.0\.0:5000 for all"):

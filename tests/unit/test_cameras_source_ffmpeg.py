@@ -16,8 +16,12 @@ import pytest
 
 from agent.cameras.sources.failures import Interrupted, StreamFailed
 from agent.cameras.sources.ffmpeg import DecodedFrame, Video, open_video
-from agent.demo import demo_clip
+from agent.cameras.sources.video_file import VideoFile
+from agent.config.sections.sources import FileSource
+from agent.demo import demo_clip, demo_package
 from agent.runtime.clock import SystemClock
+from agent.runtime.errors import SourceLost
+from engines import EngineOptions, InputSpec, Resizer, load_package, open_engine
 
 _NEVER = threading.Event()
 
@@ -33,11 +37,11 @@ def _opened(path: Path, **settings: Any) -> Iterator[Video]:
 
 
 def _write(path: Path, pixel_format: str, frames: int = 3, **colours: int) -> Path:
-    """A lossless video whose left half is red and whose upper right quarter is blue, on black."""
+    """A video, lossless but for MJPEG, whose left half is red and whose upper right quarter is blue, on black."""
     image = np.zeros((48, 64, 3), np.uint8)
     image[:, :32, 0], image[:24, 32:, 2] = 255, 255
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("ffv1", rate=25)
+        stream: Any = container.add_stream("mjpeg" if pixel_format.startswith("yuvj") else "ffv1", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, pixel_format
         for name, value in colours.items():
             setattr(stream.codec_context, name, value)
@@ -82,6 +86,73 @@ def test_a_frame_is_converted_once_and_belongs_to_the_caller(tmp_path: Path) -> 
         assert not np.shares_memory(image, second.image())
     assert np.array_equal(image, kept)
     image[:] = 0
+
+
+_EACH_MATRIX = [
+    (kind, matrix, named) for kind in ("yuv420p", "yuv444p") for matrix in (1, 2, 4, 5, 6, 7, 9) for named in (1, 2)
+]
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "matrix", "named_range"),
+    [*_EACH_MATRIX, ("yuv420p", 2, 0), ("yuvj420p", 5, 2), ("yuvj444p", 5, 2)],
+)
+def test_planes_become_the_colours_of_the_full_conversion(
+    tmp_path: Path, pixel_format: str, matrix: int, named_range: int
+) -> None:
+    path = _write(tmp_path / "clip.mkv", pixel_format, frames=1, colorspace=matrix, color_range=named_range)
+    with _opened(path) as video:
+        frame = _first(video)
+    assert frame.planes is not None
+    small = np.empty((48, 64, 3), np.uint8)
+    Resizer(InputSpec(width=64, height=48)).fill(frame.planes, small)
+    # Of this size nothing is scaled, but the colour at the edges of the drawing. FFmpeg rounds down.
+    inside = np.s_[4:20, 4:28], np.s_[4:20, 36:60], np.s_[28:44, 36:60]
+    for part in inside:
+        assert np.abs(small[part].astype(int) - frame.image()[part]).max() <= 3
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv422p", "yuv420p10le", "gray", "rgb24"])
+def test_other_formats_are_converted_first(tmp_path: Path, pixel_format: str) -> None:
+    kind = {"rgb24": "bgr0"}.get(pixel_format, pixel_format)
+    with _opened(_write(tmp_path / "clip.mkv", kind, frames=1)) as video:
+        frame = _first(video)
+    assert frame.planes is None
+    assert frame.image().shape == (48, 64, 3)
+
+
+def test_colours_that_ffmpeg_does_not_convert_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mkv"
+    with _opened(_write(path, "yuv420p", colorspace=8)) as video, pytest.raises(StreamFailed) as caught:
+        video.read(5.0, _NEVER)
+    assert caught.value.kind == "colours"
+    assert "matrix 8" in caught.value.detail
+    source = VideoFile(FileSource(type="file", path="clip.mkv"), base_dir=tmp_path, clock=SystemClock())
+    source.open()
+    with pytest.raises(SourceLost, match=r"codes its colours by matrix 8 of ITU-T H\.273, but FFmpeg") as lost:
+        source.read()
+    assert lost.value.fields["reason"] == "colours"
+    source.close()
+
+
+def test_frames_of_the_clip_are_classified_as_after_their_full_conversion(tmp_path: Path) -> None:
+    """Nearly the same small image, and the same best class wherever the model is sure by two percent."""
+    package = load_package(demo_package())
+    resizer = Resizer(package.input)
+    rows = np.empty((2, 60, package.input.height, package.input.width, 3), np.uint8)
+    with _opened(demo_clip()) as video:
+        for index in range(900):
+            frame = _first(video)
+            if index % 15 == 0:
+                assert frame.planes is not None
+                resizer.fill(frame.planes, rows[0, index // 15])
+                resizer.fill(frame.image(), rows[1, index // 15])
+    differences = np.abs(rows[0].astype(np.int16) - rows[1]).mean(axis=(1, 2, 3))
+    assert float(differences.max()) < 2.0
+    with open_engine(package, EngineOptions(cache_dir=tmp_path, engine="ort-cpu")) as engine:
+        small, full = (np.concatenate([engine.infer(row[None]) for row in way]) for way in rows)
+    best, unlike = np.sort(full, axis=1), small.argmax(axis=1) != full.argmax(axis=1)
+    assert float((best[:, -1] - best[:, -2])[unlike].max(initial=0.0)) < 0.02
 
 
 def test_an_empty_packet_is_no_end(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import structlog
 
 from agent.cameras.sources.images.folder import WatchedFolder, pause_s
 from agent.cameras.sources.images.rewritten_image import RewrittenImage
+from agent.cameras.sources.images.seen_files import FileVersion, SeenFiles
 from agent.config.sections.sources import FolderSource, ImageSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
@@ -103,15 +104,80 @@ def test_a_file_with_new_content_is_another_image(tmp_path: Path) -> None:
         assert _levels(source, 2) == [2, -1]
 
 
-def test_the_record_forgets_files_that_are_gone(tmp_path: Path) -> None:
+def test_the_record_forgets_files_that_are_gone_while_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    _write(tmp_path / "inbox" / "stays.png", 9, age_s=2 * _HOUR_S)
     for number in range(3):
         with closing(_folder(tmp_path, state_dir=tmp_path / "state")) as source:
             path = _write(tmp_path / "inbox" / f"{number}.png", number)
             source.open()
-            assert _levels(source, 1) == [number]
+            assert _levels(source, 2) == ([9, 0] if number == 0 else [number, -1])
             path.unlink()
     (record,) = (tmp_path / "state" / "folders").iterdir()
-    assert len(record.read_text().splitlines()) == 1
+    assert len(record.read_text().splitlines()) == 2
+
+
+def test_an_empty_mount_point_does_not_make_the_images_of_its_drive_new(tmp_path: Path) -> None:
+    inbox, away, state_dir = tmp_path / "inbox", tmp_path / "away", tmp_path / "state"
+    inbox.mkdir()
+    _write(inbox / "a.png", 1)
+    with closing(_folder(tmp_path, state_dir=state_dir)) as source:
+        source.open()
+        assert _levels(source, 1) == [1]
+        inbox.rename(away)
+        inbox.mkdir()
+        assert _levels(source, 1) == [-1]
+    with closing(_folder(tmp_path, state_dir=state_dir)) as source:
+        source.open()  # without the drive
+        assert _levels(source, 1) == [-1]
+    inbox.rmdir()
+    away.rename(inbox)
+    with closing(_folder(tmp_path, state_dir=state_dir)) as source:
+        source.open()
+        assert _levels(source, 1) == [-1], "taken before"
+
+
+def test_an_image_whose_inode_alone_is_another_is_not_new(tmp_path: Path) -> None:
+    path = tmp_path / "inbox" / "a.bmp"
+    with closing(_folder(tmp_path, state_dir=tmp_path / "state")) as source:
+        _write(path, 1)
+        source.open()
+        assert _levels(source, 1) == [1]
+        status = path.stat()
+        for level, expected in ((1, -1), (2, 2), (2, -1)):  # as many bytes, and the same time
+            _write(tmp_path / "copy.bmp", level)
+            os.utime(tmp_path / "copy.bmp", ns=(status.st_mtime_ns, status.st_mtime_ns))
+            (tmp_path / "copy.bmp").rename(path)
+            assert _levels(source, 1) == [expected]
+
+
+def test_what_a_crash_left_unfinished_of_the_record_is_left_out(tmp_path: Path) -> None:
+    with closing(_folder(tmp_path, state_dir=tmp_path / "state")) as source:
+        _write(tmp_path / "inbox" / "a.png", 1)
+        source.open()
+        assert _levels(source, 1) == [1]
+    (record,) = (tmp_path / "state" / "folders").iterdir()
+    with record.open("ab") as stream:
+        stream.write(b"\xff no line\n17 12 00")
+    with closing(_folder(tmp_path, state_dir=tmp_path / "state")) as source:
+        source.open()
+        assert _levels(source, 1) == [-1]
+        _write(tmp_path / "inbox" / "b.png", 2)
+        assert _levels(source, 2) == [2, -1]
+    assert len(record.read_text(encoding="ascii").splitlines()) == 2
+
+
+def test_a_folder_whose_images_others_remove_does_not_fill_the_memory() -> None:
+    seen = SeenFiles(None)
+    newest = FileVersion(60_000, 1, 1, "60000")
+    for number in range(60_001):
+        seen.add(FileVersion(number, 1, 1, str(number)))
+    assert FileVersion(0, 1, 1, "0") in seen
+    seen.prune(())
+    assert newest in seen
+    assert FileVersion(0, 1, 1, "0") not in seen
+    seen.prune(())
+    assert newest in seen
 
 
 def test_existing_images_are_skipped_on_request_but_only_the_first_time(tmp_path: Path) -> None:

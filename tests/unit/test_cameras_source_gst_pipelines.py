@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.cameras.sources.gstreamer.pipelines import Plan, UnsupportedFormat, plan_for
-from agent.config.sections.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
+from agent.config.sections.sources import CsiSource, GStreamerSource, RtspSource, StreamSource, V4l2Source
 from agent.config.source_address import open_access
 
 
@@ -28,6 +28,25 @@ def _rtsp(has: Any = _laptop, **settings: Any) -> Plan:
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_frames_before_the_first_key_frame_are_dropped(transport: str) -> None:
     assert _rtsp(transport=transport).optional == {"depay.wait-for-keyframe": True}
+
+
+def _srt(directory: Path, has: Any) -> Plan:
+    (directory / "passphrase").write_text("p@ss:phrase/17\n", encoding="utf-8")
+    (directory / "passphrase").chmod(0o600)
+    url = "srt://10.0.0.9:9000?passphrase={password}"
+    config = StreamSource(type="stream", url=url, password_file="passphrase")
+    return plan_for(config, has=has, access=open_access(config, directory))
+
+
+def test_srt_takes_any_codec_and_hides_its_passphrase(tmp_path: Path) -> None:
+    plan = _srt(tmp_path, _laptop)
+    assert plan.text.startswith("srtsrc name=source ! decodebin ! videoconvert ! video/x-raw,format=BGRx ! appsink ")
+    assert plan.properties == {"source.uri": "srt://10.0.0.9:9000?passphrase=p%40ss%3Aphrase%2F17"}
+    assert "phrase" not in repr(plan)
+    # Of its own it would try a wrong passphrase sixty times a second.
+    assert plan.optional == {"source.auto-reconnect": False}
+    assert plan.missing(lambda name: name != "srtsrc") == {"srtsrc": "gstreamer1.0-plugins-bad"}
+    assert "decodebin ! nvvidconv ! " in _srt(tmp_path, _jetson).text
 
 
 def _v4l2(has: Any = _laptop, **settings: Any) -> Plan:

@@ -147,6 +147,20 @@ class Bench:
         assert self.server.failure is None
 
 
+def test_the_log_says_who_sent_a_command_where_that_is_known() -> None:
+    with structlog.testing.capture_logs() as lines, Bench().working() as bench:
+        bench.send("selftest", sender="the page, client anna, from 192.0.2.7")
+        bench.send("selftest", {"id": "b", "model": 3}, sender="the page, client anna, from 192.0.2.7")
+        bench.send("selftest", {"id": "c"})
+        bench.replies(3)
+    logged = sorted((line["event"], line.get("id", ""), line.get("sender")) for line in lines)
+    assert logged == [
+        ("command.received", "a", "the page, client anna, from 192.0.2.7"),
+        ("command.received", "c", None),
+        ("command.refused", "", "the page, client anna, from 192.0.2.7"),
+    ]
+
+
 GOOD = {
     "snapshot": {"camera": "front"},
     "capture": {"camera": "front"},

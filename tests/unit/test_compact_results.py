@@ -73,7 +73,8 @@ def test_what_a_compact_result_leaves_out_is_in_the_topic_and_in_runtime() -> No
         "model": {key: model[key] for key in ("name", "version", "sha256")},
         "engine": {"name": engine, "precision": precision, "degraded": compact.get("degraded", False)},
         "decision": {"candidate": compact["label"], "confidence": compact["confidence"], **compact["decision"]},
-        "image_fault": None, "source": None, "labels": None, "trigger": None, "historical": False,
+        "image_fault": None, "source": None, "labels": None, "trigger": None, "features": None,
+        "historical": False,
         "latency_ms": full["latency_ms"], "margin": full["margin"], "top_k": full["top_k"],
     } == full | {"ran": compact["ran"], "stages_ms": compact["stages_ms"]}  # fmt: skip
     assert compact["margin"] == pytest.approx(full["margin"], abs=6e-5)
@@ -94,10 +95,12 @@ def test_only_what_is_unusual_is_sent() -> None:
         image_fault="black",
         origin=ImageOrigin("part-17.jpg", "ab" * 32),
         trigger="gpio-3",
+        features=(12.25, -3.5, 0.0),
     )
     message = _message(unusual, clock="unsynced")
     assert {key: message[key] for key in message.keys() - usual.keys()} == {
         "batch": 4, "clock": "unsynced", "degraded": True, "image_fault": "black", "trigger": "gpio-3",
+        "features": [12.25, -3.5, 0.0],
         "source": {"file": "part-17.jpg", "sha256": "ab" * 32},
     }  # fmt: skip
     assert {key: message[key] for key in usual} == usual

@@ -399,14 +399,6 @@ def test_a_trigger_that_nothing_can_fire_is_a_warning(
         assert str(words) in warning
 
 
-def test_a_stream_over_srt_is_a_warning_with_its_remedy(tmp_path: Path) -> None:
-    text = CASCADE.replace("{type: pattern}", "{type: stream, url: 'srt://10.0.0.1:9000'}")
-    (warning,) = load(tmp_path, text).warnings
-    assert "cameras.front.source.url: SRT needs an FFmpeg with libsrt, but PyAV's wheels come without it" in warning
-    assert "MPEG-TS over UDP" in warning
-    assert load(tmp_path, text.replace("srt://", "tcp://")).warnings == ()
-
-
 @pytest.mark.parametrize(
     ("front", "back", "device"),
     [

@@ -232,6 +232,10 @@ CROSS = [
         "no classifier `whloe`", "`whole`", where="mean_with"),
     bad("mean-with-itself", "when: {classifier: whole, labels: [dent]}", "mean_with: part", "`part` waits for itself"),
     bad("mean-and-gate-in-a-circle", "        roi: [0, 0, 1, 1]", "        mean_with: part", "whole -> part -> whole"),
+    bad("mean-of-one-model", "when: {classifier: whole, labels: [dent]}", "mean_with: whole",
+        "`part` takes the mean with `whole`, but both run the model `inspect` on the same region", where="mean_with"),
+    bad("features-of-an-engine-without", "    engine: auto", "    engine: tensorrt\n    features: true",
+        "features is true, but the engine `tensorrt` gives scores only", "ort-cpu", where="features"),
     bad("certificates-without-tls", "  username: agent", "  tls: {ca_file: ca.pem}", "ca_file would be ignored",
         "mqtts://"),
 ]  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.commands.overrides import CameraOverride, ClassifierOverride, LabelOverride, Overrides
-from agent.config.labels import check_labels, idle_thresholds, unknown_labels
+from agent.config.labels import check_labels, idle_thresholds, questionable_means, unknown_labels
 from agent.config.loader import LoadedConfig, load_config
 from agent.config.sections.decide import DecideConfig
 from agent.reload import load_packages
@@ -104,6 +104,34 @@ def test_a_mean_needs_models_whose_scores_mean_the_same(
         check_labels(loaded, {"a": plain_package("ok", "no"), "b": second})
     for word in [*words, "agent.yaml:", "cameras.gate.classify[1].mean_with"]:
         assert word in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("partner", "second", "words"),
+    [
+        ({}, {"output": OutputSpec(thresholds=(0.4, 0.5))}, ["of a and b state different thresholds, but", "of b;"]),
+        ({}, {}, ["b has the same model file as a, but a mean needs two"]),
+        (
+            {"roi": [0, 0, 0.5, 1]},
+            {"sha256": "b" * 64},
+            ["region [0.0, 0.0, 1.0, 1.0], but a", "[0.0, 0.0, 0.5, 1.0]"],
+        ),
+        ({}, {"sha256": "b" * 64}, []),
+        ({}, {"input": replace(plain_package("ok").input, interpolation="area")}, []),
+    ],
+)
+def test_a_mean_of_other_images_or_of_one_model_is_a_warning(
+    tmp_path: Path, partner: dict[str, Any], second: dict[str, Any], words: list[str]
+) -> None:
+    one = {"source": {"type": "pattern"}, "classify": [{"model": "a", **partner}, {"model": "b", "mean_with": "a"}]}
+    models = {"a": {"package": "demo"}, "b": {"package": "demo"}}
+    loaded = load_config(write_config(tmp_path, {"models": models, "cameras": {"gate": one}}))
+    package = plain_package("ok", "no")
+    told = list(questionable_means(loaded, {"a": package, "b": replace(package, **second)}))
+    assert len(told) == bool(words)
+    for word in words:
+        assert word in told[0]
+    assert list(questionable_means(loaded, {"a": package})) == []  # one that is not known is not judged
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import jsonschema
@@ -12,6 +14,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from agent.commands.schemas import asyncapi_document, message_schemas
+from agent.mqtt import messages
 from agent.mqtt.messages import (
     AnyMessage,
     CompactResult,
@@ -24,6 +27,7 @@ from agent.mqtt.messages import (
     state_from_state_change,
     utc_text,
 )
+from agent.mqtt.messages.base import BuiltOnce
 from agent.mqtt.topics import CATALOG, COMPACT_RESULT, RESULT, STATE, encode, packet_from_message
 from agent.publish.packets import NumberedChange, Outgoing, PacketFactory, SequenceNumbers
 from agent.runtime.records import Classification, ImageOrigin, Move, Score, Standing
@@ -278,3 +282,30 @@ def _resolve(document: dict[str, Any], reference: str) -> Any:
     for step in reference.removeprefix("#/").split("/"):
         found = found[step]
     return found
+
+
+def test_the_first_object_of_a_class_builds_its_validator_once_among_many_threads() -> None:
+    code = (
+        "import threading\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "import agent.mqtt.messages as messages\n"
+        "names = [name for name in messages.__all__ if hasattr(getattr(messages, name), '__pydantic_complete__')]\n"
+        "assert len(names) > 30 and not any(getattr(messages, name).__pydantic_complete__ for name in names)\n"
+        "gate = threading.Barrier(8)\n"
+        "def make(number):\n"
+        "    gate.wait(30)\n"
+        "    return messages.Percentiles(p50=number, p95=1, p99=1, max=1)\n"
+        "with ThreadPoolExecutor(8) as pool:\n"
+        "    made = list(pool.map(make, range(8)))\n"
+        "assert [one.p50 for one in made] == list(range(8)), made\n"
+        "assert messages.Percentiles.__pydantic_complete__ and not messages.Health.__pydantic_complete__\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(name for name in messages.__all__ if name[0].isupper() and name.isalpha()))
+def test_every_public_class_builds_its_validator_under_the_lock(name: str) -> None:
+    kind = getattr(messages, name)
+    if isinstance(kind, type) and is_dataclass(kind):
+        assert issubclass(kind, BuiltOnce)

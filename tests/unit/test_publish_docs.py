@@ -18,9 +18,12 @@ def test_every_message_has_an_example_that_fits_its_schema() -> None:
     schemas = message_schemas()
     blocks = (json.loads(block) for block in re.findall(r"```json\n(.*?)\n```", TEXT, flags=re.DOTALL))
     shown = [block for block in blocks if "schema" in block]
-    assert sorted(example["schema"] for example in shown) == sorted(schemas)
+    assert {example["schema"] for example in shown} == set(schemas)
     for example in shown:
         jsonschema.Draft202012Validator(schemas[example["schema"]]).validate(example)
+    compact = [set(example) for example in shown if example["schema"] == "result-compact/1"]
+    assert len(compact) == 4, "of one label, of several, of two, and with features"
+    assert {"labels", "features", "next_best"} <= set.union(*compact)
 
 
 def test_the_table_of_topics_is_the_catalog() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,13 @@ from typing import Any
 import pytest
 
 from agent.build import make_web
+from agent.cli.demo import demo_configuration
 from agent.config.loader import LoadedConfig, load_config
 from agent.config.sections.serve import is_loopback, split_address
 from agent.inference.pipeline import Parts, Pipeline
 from agent.reload import Reloader
 from agent.runtime.clock import SystemClock
-from agent.runtime.errors import ConfigError, Unavailable
+from agent.runtime.errors import ConfigError, PartMissing
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.parts import BrightnessEngine, ScriptedSource
 
@@ -149,13 +152,43 @@ def test_half_a_configuration_is_warned_of(tmp_path: Path) -> None:
     assert "programs are served no model" in warning
 
 
-def test_a_missing_library_is_named_with_the_part_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("agent.web.") or name == "agent.web"]:
+@pytest.fixture(params=["missing", "damaged"])
+def broken_uvicorn(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """No uvicorn can be imported; what the error says of it."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "uvicorn" or name.startswith("agent.web")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    if request.param == "missing":
+        monkeypatch.setitem(sys.modules, "uvicorn", None)
+        return "import of uvicorn halted"
+    (tmp_path / "uvicorn.py").write_text("import signal\nsignal.no_such_name\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "has no attribute 'no_such_name'"
+
+
+def test_a_library_that_cannot_be_imported_is_named_with_the_command_that_installs_it(
+    tmp_path: Path, broken_uvicorn: str
+) -> None:
     loaded = _load(tmp_path, cameras=False, http="127.0.0.1:0")
     parts = Parts(lambda *_: BrightnessEngine(2), lambda _: ScriptedSource([], is_live=True))
     pipeline = Pipeline(loaded.config, {}, parts, clock=SystemClock(), emit=lambda _: None)
     reloader = Reloader(loaded, {}, pipeline, on_applied=lambda *_: None, expect_cameras=lambda _: None)
-    with pytest.raises(Unavailable, match=r"library uvicorn is not installed; add the part \[serve\] of the agent"):
+    with pytest.raises(PartMissing) as missing:
         make_web(loaded, pipeline, reloader)
+    assert broken_uvicorn in missing.value.message
+    command = shlex.split(str(missing.value.fields["command"]))
+    assert missing.value.message.endswith(f"Install them: {missing.value.fields['command']}")
+    assert command[:4] == [sys.executable, "-m", "pip", "install"]
+    names = {re.split("[<>=~]", one)[0] for one in command[4:]}
+    assert names == {"httptools", "prometheus-client", "python-multipart", "starlette", "uvicorn", "uvloop"}
+
+
+def test_the_demo_runs_without_a_page_that_cannot_be_imported(
+    tmp_path: Path, broken_uvicorn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not demo_configuration(tmp_path).config.serve.is_on
+    assert re.search(rf"Without a page: .*{broken_uvicorn}.* Install them: ", capsys.readouterr().err)
+
+
+def test_the_demo_has_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo_configuration(tmp_path).config.serve.page
+    assert capsys.readouterr().err == ""

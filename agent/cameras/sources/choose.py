@@ -55,8 +55,10 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock, state_dir
         from agent.cameras.sources.images.rewritten_image import RewrittenImage
 
         return RewrittenImage(config, base_dir=base_dir, clock=clock, state_dir=state_dir)
-    if isinstance(config, (CsiSource, GStreamerSource)) or (
-        isinstance(config, (RtspSource, V4l2Source)) and config.reader == "gstreamer"
+    if (
+        isinstance(config, (CsiSource, GStreamerSource))
+        or (isinstance(config, (RtspSource, V4l2Source)) and config.reader == "gstreamer")
+        or (isinstance(config, StreamSource) and config.url.startswith("srt://"))  # not in the FFmpeg of PyAV's wheels
     ):
         from agent.cameras.sources.gstreamer.camera import GStreamerCamera
 

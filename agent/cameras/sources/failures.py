@@ -24,6 +24,7 @@ FailureKind = Literal[
     "no_video",  # there is no video in it
     "codec",  # no decoder for it
     "undecodable",  # data comes, but no frame can be decoded
+    "colours",  # FFmpeg does not convert its colours
     "failed",
 ]
 

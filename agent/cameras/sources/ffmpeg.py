@@ -20,15 +20,13 @@ from typing import Any
 import av
 import av.error
 import av.logging
-import numpy as np
-from av.video.reformatter import VideoReformatter
 
+from agent.cameras.sources.decoded_frame import Converter, DecodedFrame
 from agent.cameras.sources.failures import FailureKind, Interrupted, StreamFailed
 from agent.cameras.sources.key_frames import KeyFrames
 from agent.config.sections.sources import DecodeMode
 from agent.runtime.clock import Clock
 from agent.runtime.logs import get_logger
-from agent.runtime.records import Image
 from agent.runtime.secrets import redact
 
 log = get_logger(__name__)
@@ -43,60 +41,12 @@ _UNDECODABLE_S = 30.0
 _REMEMBERED_PACKETS = 64
 _PARSED_CODECS = ("h264", "hevc", "mpeg4", "mpeg2video", "vc1")
 _STATUS = re.compile(r"failed: (\d{3}) \(|HTTP error (\d{3})|[Ss]erver returned (\d{3})")
-_PQ, _HLG, _BT709 = 16, 18, 1
-"""Transfers and primaries. Source: ITU-T H.273, tables 2 and 3."""
 
 # Errors only: the lines below are about damaged frames and are written once or more for each of them.
 av.logging.set_level(av.logging.ERROR)
 av.logging.set_skip_repeated(False)
 # What a thread of a decoder writes cannot be captured; the reading thread reports the frame that failed.
 logging.getLogger("libav").setLevel(logging.CRITICAL)
-
-
-_hdr_reformatter = VideoReformatter()
-_hdr_lock = threading.Lock()
-"""Shared by all videos of high dynamic range: swscale computes their tables for seconds, once for each size."""
-
-
-class _Converter:
-    """Turns the frames of one video into images. From any thread, one at a time."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self._reformatter = VideoReformatter()
-
-    def convert(self, frame: Any) -> Image:
-        """``(H, W, 3)`` uint8 BGR, upright: scaled to 8 bits, by the colour matrix that the stream names."""
-        turns = round(frame.rotation / 90.0) % 4
-        if frame.color_trc in (_PQ, _HLG):
-            settings = {"dst_color_trc": _BT709, "dst_color_primaries": _BT709}
-            with _hdr_lock:
-                converted = _hdr_reformatter.reformat(frame, format="bgr24", threads=1, **settings)
-        else:
-            # One thread: swscale's own threads cost more than they save.
-            converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
-        image = np.asarray(converted.to_ndarray(), np.uint8)
-        return image if not turns else np.ascontiguousarray(np.rot90(image, turns))
-
-
-class DecodedFrame:
-    """A decoded frame, which is converted to an image when somebody needs one. See LazyImage."""
-
-    def __init__(self, frame: Any, converter: _Converter, arrived_ns: int) -> None:
-        self.arrived_ns = arrived_ns
-        """Monotonic time at which its first bytes came, as far as FFmpeg shows it."""
-        self.pts_s: float | None = None if frame.pts is None else float(frame.pts * frame.time_base)
-        self._frame: Any = frame
-        self._converter = converter
-        self._image: Image | None = None
-
-    def image(self) -> Image:
-        """See LazyImage."""
-        with self._converter.lock:
-            if self._image is None:
-                self._image = self._converter.convert(self._frame)
-                self._frame = None  # returns its memory to the decoder
-            return self._image
 
 
 class Video:
@@ -126,7 +76,7 @@ class Video:
         self._ready: deque[Any] = deque()
         self._came: OrderedDict[int, int] = OrderedDict()
         self._last_packet_ns = clock.monotonic_ns()
-        self._converter = _Converter()
+        self._converter = Converter()
         self._last_line = ""
 
     @property

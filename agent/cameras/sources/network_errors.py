@@ -59,6 +59,11 @@ def lost_because(failure: StreamFailed, lifecycle: Lifecycle, read_timeout_s: fl
             f"{name} sends data, but no frame could be decoded for 30 s ({failure.detail}). Set the camera to H.264 "
             "with a key frame every few seconds",
         )
+    if failure.kind == "colours":
+        return lifecycle.lost(
+            "colours",
+            f"{name} codes its colours by {failure.detail}, but FFmpeg does not convert those. Set it to BT.709",
+        )
     return lifecycle.lost("ended", f"{name} broke off: {failure.detail}. It is connected again", detail=failure.detail)
 
 

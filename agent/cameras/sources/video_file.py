@@ -76,8 +76,9 @@ class VideoFile(SourceBase):
             video, frame = self._start_again()
         self._frames_of_pass += 1
         self._position_s = video.position_s(frame)
-        # Converted here: a file drops no frame, and the thread that classifies has enough to do.
-        return self._delivered(frame.image(), started_ns, started_utc_ns)
+        # Converted here, if it must be: a file drops no frame, and the thread that classifies has enough to do.
+        picture = frame.image() if frame.planes is None else frame
+        return self._delivered(picture, started_ns, started_utc_ns)
 
     def close(self) -> None:
         """See Source."""
@@ -94,6 +95,12 @@ class VideoFile(SourceBase):
             self.opened(self._video)
             raise
         except StreamFailed as exc:
+            if exc.kind == "colours":
+                raise self.lost(
+                    "colours",
+                    f"{self.description} codes its colours by {exc.detail}, but FFmpeg does not convert those. "
+                    "Convert it to BT.709",
+                ) from exc
             if exc.kind != "undecodable":
                 return None
             raise self.lost(

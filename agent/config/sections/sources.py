@@ -119,7 +119,7 @@ class RtspSource(Section):
 
 
 class StreamSource(Section):
-    """A live stream that FFmpeg reads from another address: HLS, RTMP, or MPEG-TS over HTTP, UDP and TCP."""
+    """A live stream from another address: HLS, RTMP, or MPEG-TS over HTTP, UDP, TCP and SRT."""
 
     type: Literal["stream"]
     url: str = Field(pattern=STREAM_URL, repr=False)
@@ -148,8 +148,11 @@ class StreamSource(Section):
 
     @model_validator(mode="after")
     def _password_has_its_user(self) -> StreamSource:
-        _check_credentials(self.url, self.username, self.password_file)
         scheme = self.url.partition("://")[0]
+        if scheme == "srt" and self.username is None and self.password_file is not None:
+            _check_passphrase(self.url)
+        else:
+            _check_credentials(self.url, self.username, self.password_file)
         if self.username is not None and scheme in _WITHOUT_PORT:
             raise ValueError(
                 f"username is given, but the url starts with {scheme}://, which has no login: remove username and "
@@ -237,6 +240,13 @@ def _check_ca_file(url: str, ca_file: str | None) -> None:
         raise ValueError(
             f"ca_file is given, but the url starts with {scheme}://, which has no certificates: remove ca_file, or "
             "use https:// or rtmps://"
+        )
+
+
+def _check_passphrase(url: str) -> None:
+    if PASSWORD not in placeholders(url):
+        raise ValueError(
+            f"password_file is given, but the url has no {PASSWORD}: write srt://host:port?passphrase={PASSWORD}"
         )
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from agent.inference.binding import ClassifierBinding
 from agent.inference.fair_queue import Request
 from agent.runtime.records import Classification, Image, Score, ServedModel, StageTimes
-from engines import Scores
+from engines import Planes, Scores
 
 
 def classification(
@@ -21,6 +21,7 @@ def classification(
     stamps: tuple[int, int, int, int],
     served: ServedModel,
     found: tuple[str, ...] | None = None,
+    features: tuple[float, ...] | None = None,
 ) -> Classification:
     """The record of one result; ``stamps`` are monotonic times: taken from the batcher, resized, inferred, decided."""
     frame = request.in_flight.frame
@@ -48,6 +49,7 @@ def classification(
         origin=frame.origin,
         found=found,
         trigger=frame.trigger,
+        features=features,
     )
 
 
@@ -122,11 +124,14 @@ def found_labels(
     return tuple(ranked), tuple(labels[index] for index in found)
 
 
-def crop(image: Image, roi: tuple[float, float, float, float]) -> Image:
-    """The region of interest as a view of ``image``, at least one pixel in each direction."""
+def crop(image: Image | Planes, roi: tuple[float, float, float, float]) -> Image | Planes:
+    """The region of interest as a view of ``image``, at least one pixel in each direction.
+
+    Planes are cut where they share no colour, so the region may be a pixel larger on each side.
+    """
     if roi == (0.0, 0.0, 1.0, 1.0):
         return image
-    height, width = image.shape[:2]
+    height, width = (image.y if isinstance(image, Planes) else image).shape[:2]
     x0, y0 = min(int(roi[0] * width), width - 1), min(int(roi[1] * height), height - 1)
     x1, y1 = max(round(roi[2] * width), x0 + 1), max(round(roi[3] * height), y0 + 1)
-    return image[y0:y1, x0:x1]
+    return image.part(y0, y1, x0, x1) if isinstance(image, Planes) else image[y0:y1, x0:x1]

@@ -127,11 +127,20 @@ class RequestQueue:
         """Number of waiting requests."""
         return len(self._waiting)
 
-    def submit(self, images: Images, *, priority: int = 0, timeout_s: float | None = None) -> Future[Answer]:
+    def submit(
+        self,
+        images: Images,
+        *,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        future: Future[Answer] | None = None,
+    ) -> Future[Answer]:
         """Queue ``images``, ``(N, H, W, 3)`` uint8 BGR at the model's size; the caller does not change them any more.
 
         ``priority`` 1 is served first, 9 last, 0 is the default. ``timeout_s`` can only shorten the configured one.
         Cancelling the future takes the request out, unless it already runs. The future fails with RequestRefused.
+        ``future`` is one of the caller's, returned again: what it prepares before the call does not keep the
+        interpreter from the worker, which this call wakes last of all.
 
         Raises:
             QueueFull: as many requests wait as may.
@@ -139,7 +148,8 @@ class RequestQueue:
         """
         now_ns, limits = self._now_ns(), self.limits
         wait_s = limits.timeout_s if timeout_s is None else min(timeout_s, limits.timeout_s)
-        future: Future[Answer] = Future()
+        if future is None:
+            future = Future()
         with self._lock:
             self._refuse_if_closed()
             if len(self._waiting) >= limits.max_waiting:

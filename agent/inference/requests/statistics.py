@@ -41,9 +41,21 @@ class Duration:
     count: int = 0
     ns: int = 0
 
-    def plus(self, ns: int) -> Duration:
-        """One more, of ``ns``."""
-        return Duration(self.count + 1, self.ns + ns)
+
+@dataclass(slots=True)
+class _Sum:
+    """A Duration that grows: a request adds to eight of them."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int) -> None:
+        self.count += 1
+        self.ns += ns
+
+    @property
+    def total(self) -> Duration:
+        return Duration(self.count, self.ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,36 +89,34 @@ class RequestStatistics:
         self._utc_ns = utc_ns
         self._lock = threading.Lock()
         self._inferences = self._executions = self._last_ms = 0
-        self._sums = dict.fromkeys(
-            ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output"), Duration()
-        )
+        self._success, self._fail, self._queue = _Sum(), _Sum(), _Sum()
+        self._compute = _Sum(), _Sum(), _Sum()
         self._failures = dict.fromkeys(FailureReason, 0)
-        self._calls: dict[int, tuple[Duration, Duration, Duration]] = {}
+        self._calls: dict[int, tuple[_Sum, _Sum, _Sum]] = {}
 
     def succeeded(self, images: int, times: CallTimes, total_ns: int) -> None:
         """Count a request of ``images`` that was answered ``total_ns`` after it came."""
         with self._lock:
             self._inferences += images
             self._last_ms = self._utc_ns() // 1_000_000
-            self._add("success", total_ns)
-            self._add("queue", times.queue_ns)
-            self._add("compute_input", times.compute_input_ns)
-            self._add("compute_infer", times.compute_infer_ns)
-            self._add("compute_output", times.compute_output_ns)
+            self._success.add(total_ns)
+            self._queue.add(times.queue_ns)
+            _add(self._compute, times)
 
     def executed(self, images: int, times: CallTimes) -> None:
         """Count an engine call that held ``images`` of requests that were answered."""
         with self._lock:
             self._executions += 1
-            before = self._calls.get(images, (Duration(), Duration(), Duration()))
-            spent = (times.compute_input_ns, times.compute_infer_ns, times.compute_output_ns)
-            self._calls[images] = (before[0].plus(spent[0]), before[1].plus(spent[1]), before[2].plus(spent[2]))
+            sums = self._calls.get(images)
+            if sums is None:
+                sums = self._calls[images] = _Sum(), _Sum(), _Sum()
+            _add(sums, times)
 
     def failed(self, reason: FailureReason, total_ns: int = 0) -> None:
         """Count a request that was not answered; ``total_ns`` after it came."""
         with self._lock:
             self._failures[reason] += 1
-            self._add("fail", total_ns)
+            self._fail.add(total_ns)
 
     def snapshot(self, *, waiting: int = 0) -> ModelStatistics:
         """All counters at one moment; ``waiting`` is passed on."""
@@ -116,10 +126,18 @@ class RequestStatistics:
                 inference_count=self._inferences,
                 execution_count=self._executions,
                 last_inference_ms=self._last_ms,
+                success=self._success.total,
+                fail=self._fail.total,
+                queue=self._queue.total,
+                compute_input=self._compute[0].total,
+                compute_infer=self._compute[1].total,
+                compute_output=self._compute[2].total,
                 failures=dict(self._failures),
-                calls=dict(sorted(self._calls.items())),
-                **self._sums,
+                calls={size: (a.total, b.total, c.total) for size, (a, b, c) in sorted(self._calls.items())},
             )
 
-    def _add(self, name: str, ns: int) -> None:
-        self._sums[name] = self._sums[name].plus(ns)
+
+def _add(sums: tuple[_Sum, _Sum, _Sum], times: CallTimes) -> None:
+    sums[0].add(times.compute_input_ns)
+    sums[1].add(times.compute_infer_ns)
+    sums[2].add(times.compute_output_ns)

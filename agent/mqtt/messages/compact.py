@@ -7,7 +7,18 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from agent.mqtt.messages.base import PUBLIC, Amount, AnyMessage, ClockState, Count, Duration, Instant, Share, utc_text
+from agent.mqtt.messages.base import (
+    PUBLIC,
+    Amount,
+    AnyMessage,
+    BuiltOnce,
+    ClockState,
+    Count,
+    Duration,
+    Instant,
+    Share,
+    utc_text,
+)
 from agent.mqtt.messages.results import (
     ImageFile,
     Make,
@@ -30,7 +41,7 @@ _SPARSE = ConfigDict(**{**PUBLIC, "json_schema_serialization_defaults_required":
 
 
 @dataclass(frozen=True, kw_only=True, config=_SPARSE)
-class CompactDecision:
+class CompactDecision(BuiltOnce):
     """Where the decision stands with this result; thresholds and needed votes are in `runtime`."""
 
     label: str | None = None
@@ -92,6 +103,8 @@ class CompactResult(AnyMessage):
     """The image file of the frame; left out for cameras and videos."""
     trigger: str | None = None
     """Id of what asked for the frame: of the command `capture`, or `gpio-N`; left out if nothing did."""
+    features: tuple[float, ...] | None = None
+    """Up to 32 numbers made from the frame's embedding; left out without `features: true`, or if it is not finite."""
 
     def sent(self) -> dict[str, object]:
         """The fields that are sent: without those that have their default."""
@@ -134,6 +147,7 @@ def compact_from_classification(
         image_fault=classification.image_fault,
         source=source_of(classification, make),
         trigger=classification.trigger,
+        features=classification.features,
     )
 
 

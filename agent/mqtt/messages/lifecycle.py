@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from agent.mqtt.messages.base import PUBLIC, Amount, Count, Duration, Instant, Message, Share
+from agent.mqtt.messages.base import PUBLIC, Amount, BuiltOnce, Count, Duration, Instant, Message, Share
 
 Scalar = str | int | float | bool | None
 
@@ -29,7 +29,7 @@ class Status(Message):
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class RejectedEngine:
+class RejectedEngine(BuiltOnce):
     """An engine that was considered and not used."""
 
     engine: str
@@ -41,7 +41,7 @@ class RejectedEngine:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class ModelRuntime:
+class ModelRuntime(BuiltOnce):
     """A model and the engine that really runs it."""
 
     name: str
@@ -81,7 +81,7 @@ class ModelRuntime:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class LabelRuntime:
+class LabelRuntime(BuiltOnce):
     """The rule of one label of a model that finds several."""
 
     enter: Share
@@ -93,7 +93,7 @@ class LabelRuntime:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class ClassifierRuntime:
+class ClassifierRuntime(BuiltOnce):
     """A classifier of a camera."""
 
     model: str
@@ -123,7 +123,7 @@ class ClassifierRuntime:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class CameraRuntime:
+class CameraRuntime(BuiltOnce):
     """A camera and its classifiers."""
 
     source: str

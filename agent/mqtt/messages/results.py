@@ -8,7 +8,18 @@ from typing import Literal, Protocol, TypeVar
 
 from pydantic.dataclasses import dataclass
 
-from agent.mqtt.messages.base import PUBLIC, Amount, ClockState, Count, Duration, Instant, Message, Share, utc_text
+from agent.mqtt.messages.base import (
+    PUBLIC,
+    Amount,
+    BuiltOnce,
+    ClockState,
+    Count,
+    Duration,
+    Instant,
+    Message,
+    Share,
+    utc_text,
+)
 from agent.runtime.records import Classification, Move, Score, ServedModel, StageTimes, Standing, StateChange
 
 M = TypeVar("M")
@@ -18,7 +29,7 @@ _MAX_ROUNDED_SHARE = 1.0001
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class Model:
+class Model(BuiltOnce):
     """The model package that classified the frame."""
 
     name: str
@@ -30,7 +41,7 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class Engine:
+class Engine(BuiltOnce):
     """The engine that ran the model."""
 
     name: str
@@ -42,7 +53,7 @@ class Engine:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class TopClass:
+class TopClass(BuiltOnce):
     """One class and its probability."""
 
     label: str
@@ -54,7 +65,7 @@ class TopClass:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class Latencies:
+class Latencies(BuiltOnce):
     """Time of one frame in each stage, in milliseconds; `total` is the sum of the others."""
 
     capture: Duration
@@ -72,7 +83,7 @@ class Latencies:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class ImageFile:
+class ImageFile(BuiltOnce):
     """The file that a frame was read from."""
 
     file: str
@@ -82,7 +93,7 @@ class ImageFile:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class DecisionNow:
+class DecisionNow(BuiltOnce):
     """Where the decision stands with this result; thresholds and needed votes are in `runtime`."""
 
     label: str | None
@@ -141,6 +152,8 @@ class Result(Message):
     """Where the decision stands with this result; null if other rules were put in force meanwhile."""
     trigger: str | None = None
     """Id of what asked for the frame: of the command `capture`, or `gpio-N`; null if nothing did."""
+    features: tuple[float, ...] | None = None
+    """Up to 32 numbers made from the frame's embedding; null without `features: true`, or if it is not finite."""
     historical: bool = False
     """True if sent late, after an interruption."""
 
@@ -178,7 +191,7 @@ class State(Message):
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class Evidence:
+class Evidence(BuiltOnce):
     """The result that changed the label."""
 
     frame: Count
@@ -273,6 +286,7 @@ def result_from_classification(
         labels=classification.found,
         decision=None if classification.standing is None else _decision(classification.standing, make),
         trigger=classification.trigger,
+        features=classification.features,
         historical=False,
     )
 

@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from agent.mqtt.messages.base import PUBLIC, Count, Duration, Instant, Message, Share
+from agent.mqtt.messages.base import PUBLIC, BuiltOnce, Count, Duration, Instant, Message, Share
 
 Celsius = Annotated[float, Field(ge=-300.0, le=1000.0)]
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class ThermalZone:
+class ThermalZone(BuiltOnce):
     """One thermal zone."""
 
     celsius: Celsius
@@ -35,7 +35,7 @@ class ThermalZone:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class Power:
+class Power(BuiltOnce):
     """Electrical power."""
 
     rails: dict[str, Duration]
@@ -47,7 +47,7 @@ class Power:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class Gpu:
+class Gpu(BuiltOnce):
     """The GPU; a value is null if the board does not report it."""
 
     load_ratio: Share | None
@@ -59,7 +59,7 @@ class Gpu:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class Memory:
+class Memory(BuiltOnce):
     """Main memory, which the GPU of a Jetson shares."""
 
     total_bytes: Count
@@ -69,7 +69,7 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class Fan:
+class Fan(BuiltOnce):
     """One fan."""
 
     speed_ratio: Share | None
@@ -79,7 +79,7 @@ class Fan:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class OverCurrent:
+class OverCurrent(BuiltOnce):
     """One over-current counter of the board."""
 
     events: Count
@@ -89,7 +89,7 @@ class OverCurrent:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class GovernorReport:
+class GovernorReport(BuiltOnce):
     """State of the governor."""
 
     state: Literal["off", "free", "reduced", "paused", "blind"]

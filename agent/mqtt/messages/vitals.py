@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from agent.mqtt.messages.base import PUBLIC, Count, Duration, Instant, Message, Share
+from agent.mqtt.messages.base import PUBLIC, BuiltOnce, Count, Duration, Instant, Message, Share
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -48,7 +48,7 @@ class CameraHealth(Message):
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class Percentiles:
+class Percentiles(BuiltOnce):
     """Spread of one stage over the window, in milliseconds."""
 
     p50: Duration
@@ -62,7 +62,7 @@ class Percentiles:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class ModelLatency:
+class ModelLatency(BuiltOnce):
     """Latency of one model's frames; a stage is null if no frame went through it in the window."""
 
     count: Count
@@ -102,7 +102,7 @@ class Latency(Message):
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class CameraAccounting:
+class CameraAccounting(BuiltOnce):
     """Frame counters of a camera: captured = classified + the sum of dropped + in_flight."""
 
     captured: Count
@@ -116,7 +116,7 @@ class CameraAccounting:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class ClassifierAccounting:
+class ClassifierAccounting(BuiltOnce):
     """Frame counters of a classifier: offered = classified + skipped + the sum of dropped + in_flight."""
 
     offered: Count
@@ -132,7 +132,7 @@ class ClassifierAccounting:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class ModelHealth:
+class ModelHealth(BuiltOnce):
     """One model's engine."""
 
     engine: str
@@ -144,7 +144,7 @@ class ModelHealth:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class EngineBuild:
+class EngineBuild(BuiltOnce):
     """An engine that is being built on the device; this takes minutes."""
 
     engine: str
@@ -158,7 +158,7 @@ class EngineBuild:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class WaitingTopic:
+class WaitingTopic(BuiltOnce):
     """A topic that the broker refused. Its messages wait, and it is tried again less and less often."""
 
     reason: str
@@ -172,7 +172,7 @@ class WaitingTopic:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class Line:
+class Line(BuiltOnce):
     """The line to the broker."""
 
     bytes_per_s: Duration | None
@@ -182,7 +182,7 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class PublisherHealth:
+class PublisherHealth(BuiltOnce):
     """Counters of this session's messages."""
 
     sent: Count
@@ -214,7 +214,7 @@ class PublisherHealth:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class Process:
+class Process(BuiltOnce):
     """Resources of the agent's process."""
 
     rss_mib: Duration
@@ -228,7 +228,7 @@ class Process:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class Connection:
+class Connection(BuiltOnce):
     """The connection to the broker."""
 
     state: Literal["connecting", "connected", "disconnected", "stopped"]
@@ -252,7 +252,7 @@ class Connection:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class InboundHealth:
+class InboundHealth(BuiltOnce):
     """Messages from the broker."""
 
     rejected: dict[str, Count] = field(default_factory=dict)
@@ -260,7 +260,7 @@ class InboundHealth:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class ThermalHealth:
+class ThermalHealth(BuiltOnce):
     """Summary of temperature and power; the topic `thermal` has the details."""
 
     source: str

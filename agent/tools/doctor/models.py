@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.config.labels import check_labels, idle_thresholds
+from agent.config.labels import check_labels, idle_thresholds, questionable_means
 from agent.config.loader import LoadedConfig
 from agent.config.state_dir import cache_dir_in
 from agent.inference.engine_opening import EngineOpener
@@ -147,8 +147,8 @@ def label_findings(loaded: LoadedConfig) -> Iterator[Finding]:
         with suppress(EngineError):
             packages[name] = loaded.read_package(name, None)
     check_labels(loaded, packages)
-    for threshold in idle_thresholds(loaded, packages):
-        yield Finding("labels", "warning", threshold, is_needed=True)
+    for doubt in (*idle_thresholds(loaded, packages), *questionable_means(loaded, packages)):
+        yield Finding("labels", "warning", doubt, is_needed=True)
     cameras = [camera for camera in loaded.config.cameras.values() if camera.enabled]
     if any(use.follows is not None or use.decide.labels for camera in cameras for use in camera.classify):
         yield Finding("labels", "ok", "gates, means and rules fit the labels of their models", is_needed=True)

@@ -8,11 +8,9 @@ from pathlib import Path
 
 from agent.config.loader import LoadedConfig
 from agent.daemon.state_directory import is_held
-from agent.runtime.errors import Unavailable
+from agent.runtime.errors import BROKEN_IMPORT, Unavailable, install_command
 from agent.tools.doctor.findings import Finding
 from agent.web.inputs import input_faults
-
-_LIBRARIES = {"http": "uvicorn", "grpc": "grpc"}
 
 
 def serve_findings(loaded: LoadedConfig) -> Iterator[Finding]:
@@ -20,19 +18,32 @@ def serve_findings(loaded: LoadedConfig) -> Iterator[Finding]:
     for key, fault in input_faults(loaded):
         yield Finding(key, "failed", fault, is_needed=True)
     for key, address in loaded.config.serve.addresses.items():
-        try:
-            importlib.import_module(_LIBRARIES[key])
-            from agent.web.http.listener import bind
-        except (ImportError, OSError) as exc:
-            remedy = "add the parts [serve] and [grpc] of the agent, as docs/installation.md says"
-            yield Finding(key, "failed", f"a library of {address} cannot be imported: {exc}", remedy, is_needed=True)
+        missing = _missing_library(key, address)
+        if missing is not None:
+            yield missing
             continue
+        from agent.web.http.listener import bind
+
         try:
             bind(address, key).close()
         except Unavailable as exc:
             yield _in_use(key, address, loaded.state_dir, exc)
         else:
             yield Finding(key, "ok", f"{address} is free", is_needed=True)
+
+
+def _missing_library(key: str, address: str) -> Finding | None:
+    """Of the first part that cannot be used."""
+    part = "serve"
+    try:
+        importlib.import_module("agent.web.service")
+        if key == "grpc":
+            part = "grpc"
+            importlib.import_module("agent.web.grpc.listener")
+    except BROKEN_IMPORT as exc:
+        fault = f"a library of {address} cannot be imported: {exc}"
+        return Finding(key, "failed", fault, f"run: {install_command(part)}", is_needed=True)
+    return None
 
 
 def _in_use(key: str, address: str, state_dir: Path, error: Unavailable) -> Finding:

@@ -15,9 +15,10 @@ from agent.config.model import ModelConfig
 from agent.config.sections.sources import DecodeMode
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import UsageError
+from agent.runtime.records import planes_or_image
 from agent.tools.benchmark.recommend import headline_of
 from agent.tools.benchmark.report import EngineResult, PipelineResult, Report
-from engines import canonical_name
+from engines import Planes, canonical_name
 from engines.select.registry import AUTO_ORDER
 
 CLIP_S = 10.0
@@ -110,7 +111,10 @@ def _paths(report: Report, engine: EngineResult) -> Iterator[PipelineResult]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipCost:
-    """What a clip costs to read here: CPU for a second of the stream, and for one frame that becomes an image."""
+    """What a clip costs to read here: CPU for a second of the stream, and for one frame that is classified.
+
+    The latter is nearly nothing where its planes are scaled as they are.
+    """
 
     decode_ms: float
     convert_ms: float
@@ -122,7 +126,7 @@ class ClipCost:
 
 
 def clip_cost(clip: Path, *, decode: DecodeMode = "all", wanted_hz: float | None = None) -> ClipCost:
-    """Decode up to ten seconds of ``clip`` twice, with one thread: without images, and with all of them.
+    """Decode up to ten seconds of ``clip`` twice on one thread: bare, and with the conversions that its frames need.
 
     Raises:
         UsageError: it cannot be read, or has fewer than two frames.
@@ -185,7 +189,8 @@ def _decoded(
     while (frame := video.read(_READ_WITHIN_S, never, wanted_hz)) is not None:
         frames, last_s = frames + 1, video.position_s(frame)
         if is_converted:
-            height, width = frame.image().shape[:2]
+            whole = planes_or_image(frame)
+            height, width = (whole.y if isinstance(whole, Planes) else whole).shape[:2]
             size = (height, width)
         if last_s >= CLIP_S:
             break

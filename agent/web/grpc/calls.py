@@ -25,6 +25,7 @@ from agent.web.grpc.tensors import call_from_request, response_from_scores
 from agent.web.http.replies import Refusal, status_of
 from agent.web.served_models import (
     VERSION,
+    Answer,
     BadInput,
     DeadlinePassed,
     QueueFull,
@@ -149,8 +150,12 @@ class InferenceCalls(grpc.GenericRpcHandler):
         timeout_s = min((one for one in (left_s, call.timeout_s) if one is not None), default=None)
         if timeout_s is not None and timeout_s <= 0:
             raise DeadlinePassed("Request timeout expired: its deadline was over when it arrived")
-        future = model.submit(images, priority=call.priority, timeout_s=timeout_s)
-        return response_from_scores(call, _result(future, context).scores, model)
+        future: Future[Answer] = Future()
+
+        def start() -> None:
+            model.submit(images, priority=call.priority, timeout_s=timeout_s, future=future)
+
+        return response_from_scores(call, _result(future, context, start).scores, model)
 
     def _live(self, _: Any, __: Any) -> Any:
         return protocol_message("ServerLiveResponse")(live=True)
@@ -201,8 +206,10 @@ class InferenceCalls(grpc.GenericRpcHandler):
         return protocol_message("RepositoryModelUnloadResponse")()
 
 
-def _result(future: Future[T], context: Any) -> T:
+def _result(future: Future[T], context: Any, start: Callable[[], None] | None = None) -> T:
     """The result of ``future``, which is cancelled when the call ends: its client went, or its deadline passed.
+
+    ``start`` begins the work for ``future``, after all that this call prepares: see RequestQueue.submit.
 
     Raises:
         CancelledError: the call ended first, also if the engine still works on it.
@@ -211,6 +218,8 @@ def _result(future: Future[T], context: Any) -> T:
     ended: SimpleQueue[object] = SimpleQueue()
     future.add_done_callback(ended.put)
     if context.add_callback(lambda: ended.put(None)):
+        if start is not None:
+            start()
         ended.get()
     if not future.done():
         future.cancel()

@@ -60,6 +60,8 @@ def _typed(one: Any) -> bytes:
 
 
 def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    if not given:  # nearly always
+        return {}
     return {
         key: getattr(value, kind) for key, value in given.items() if (kind := value.WhichOneof("parameter_choice"))
     }

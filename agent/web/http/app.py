@@ -45,7 +45,7 @@ class HttpApp:
             *([] if page is None else page.routes()),  # before the documentation, which is at / too
             *ProtocolRoutes(inference.models, inference.bodies, load_work).routes(),
             *RestRoutes(inference).routes(),
-            *documentation_routes(inference.models),
+            *documentation_routes(inference.models, needs_tokens=gate.needs_tokens),
             *([] if metrics is None else [metrics_route(metrics)]),
         ]
 

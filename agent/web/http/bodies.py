@@ -10,7 +10,8 @@ _MIB = 1 << 20
 class Bodies:
     """Reads bodies on one event loop. Each that was read is held until ``release``. Sizes in bytes.
 
-    How long a body may take is limited by its connection.
+    How long a body may take is limited by its connection, which also drops the rest of a refused one: a client that
+    sends all of it before it reads would see a closed connection instead of the reason.
     """
 
     def __init__(self, *, max_body: int, max_all: int) -> None:
@@ -51,7 +52,9 @@ class Bodies:
 
     def _check_head(self, scope: Scope) -> None:
         encoding = (header(scope, b"content-encoding") or "identity").strip().lower()
-        if encoding not in {"", "identity"}:
+        # The parser takes any coding that ends with `chunked`, such as `gzip, chunked`.
+        transfer = (header(scope, b"transfer-encoding") or "chunked").strip().lower()
+        if encoding not in {"", "identity"} or transfer != "chunked":
             raise Refusal(415, "the body is compressed, but this server takes plain bodies only; send it uncompressed")
         length = header(scope, b"content-length")
         if length is not None and length.isdigit():
@@ -63,12 +66,11 @@ class Bodies:
                 413,
                 f"the body has more than {self._max_body / _MIB:g} MiB, but that is the limit; send fewer images in a "
                 "request, or raise serve.max_body_mib",
-                headers={"connection": "close"},
             )
         if self.held + more > self._max_all:
             raise Refusal(
                 429,
                 f"the bodies of all requests together have more than {self._max_all / _MIB:g} MiB, but that is the "
                 "limit; send fewer at a time, or raise serve.max_bodies_mib",
-                headers={"retry-after": "1", "connection": "close"},
+                headers={"retry-after": "1"},
             )

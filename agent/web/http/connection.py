@@ -1,25 +1,63 @@
-"""What uvicorn lacks for one connection: errors as JSON, and limits.
+"""What uvicorn lacks for one connection: errors as JSON, limits, and requests that can be read in one way only.
 
 The limits are how long and how large the head of a request may be, how long its body may take, and how many
-connections there may be.
-
-A client that sends a byte now and then would otherwise hold a connection for ever.
+connections there may be. A client that sends a byte now and then would otherwise hold a connection for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from functools import partial
 from typing import Any, ClassVar
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from agent.runtime.logs import get_logger
+from agent.web.http.replies import reply_json
+
+log = get_logger(__name__)
 
 MAX_HEAD_BYTES = 65_536
 CHUNK_BYTES = 262_144
 """How much of a body is passed on at once: an image of 150 KB arrives in several reads, but wakes its call once."""
 _TIMED_OUT = (408, "the request did not arrive in time; send it faster, or raise serve.read_timeout_s")
 _TOO_MANY = (503, "the server has as many connections as serve.max_connections; try again later, or raise it")
-_SEND_HTTP = "Send plain HTTP/1.1, and https only where serve.tls is set"
+_NO_HTTP = "Invalid HTTP request received. Send plain HTTP/1.1, and https only where serve.tls is set"
+_ONCE = frozenset(
+    {
+        b"authorization",
+        b"content-encoding",
+        b"content-type",
+        b"host",
+        b"inference-header-content-length",
+        b"origin",
+        b"x-csrf-token",
+    }
+)
+"""Headers that decide something. Of two, a proxy may look at the other one than this server does."""
 _TOO_LARGE = (431, "the head of the request is too large; send fewer or shorter headers")
+
+
+class _Ambiguous(Exception):
+    """A request has a header twice that must be there once."""
+
+
+class _Faults(logging.Handler):
+    """Writes an exception that ended a call, which uvicorn logs as text of several lines, as an event."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging."""
+        fault = record.exc_info[1] if record.exc_info else None
+        text = record.getMessage().strip() if fault is None else f"{type(fault).__name__}: {fault}"
+        log.error("serve.call_failed", error=text, exc_info=record.exc_info)
+
+
+_faults = logging.getLogger("uvicorn.calls")
+_faults.setLevel(logging.ERROR)
+_faults.propagate = False
+_faults.addHandler(_Faults())
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -35,6 +73,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """See asyncio.Protocol."""
         super().connection_made(transport)
+        self.logger = _faults
         if len(self.connections) > 2 * self.max_connections:
             transport.abort()
         else:
@@ -56,9 +95,34 @@ class LimitedProtocol(HttpToolsProtocol):
             self._is_surplus = False
         if self._is_in_head:
             self._head_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(*_TOO_LARGE)
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as exc:
+            cause = exc.__context__
+            self._refuse(400, str(cause) if isinstance(cause, _Ambiguous) else _NO_HTTP)
+        except httptools.HttpParserUpgrade as exc:
+            self._parse_without_upgrade(data[exc.args[0] :])
+
+    def _parse_without_upgrade(self, rest: bytes) -> None:
+        """Read the head again without its wish for another protocol, which a server may ignore: RFC 9110, section 7.8.
+
+        The parser takes the body, ``rest``, for that protocol. Java's client and `curl --http2` ask for HTTP/2 so.
+        """
+        method = self.parser.get_method()
+        headers = b"".join(b"%s: %s\r\n" % one for one in self.headers if one[0] != b"upgrade")
+        self.parser = httptools.HttpRequestParser(self)
+        self._parse(b"%s %s HTTP/1.1\r\n%s\r\n%s" % (method, self.url, headers, rest))
+
+    @property
+    def _is_upgrade(self) -> bool:
+        # CONNECT, which the parser counts as one, is none: its address alone makes the request invalid.
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
     def on_message_begin(self) -> None:
         """See httptools.HTTPProtocol."""
@@ -69,9 +133,17 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """See httptools.HTTPProtocol."""
+        if self._is_upgrade:
+            return
         self._is_in_head, self._head_bytes = False, 0
         self._start_timer()
+        decisive = [name for name, _ in self.headers if name in _ONCE]
+        if len(decisive) != len(set(decisive)):
+            twice = next(name for name in decisive if decisive.count(name) > 1).decode()
+            raise _Ambiguous(f"the request has the header {twice} twice, but it may be there once; send one of them")
         super().on_headers_complete()
+        cycle: Any = self.cycle
+        cycle.send_500_response = partial(_answer_fault, cycle)
 
     def on_body(self, body: bytes) -> None:
         """See httptools.HTTPProtocol."""
@@ -85,12 +157,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """See httptools.HTTPProtocol."""
+        if self._is_upgrade:
+            return
         self._stop_timer()
         super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """See uvicorn, whose answer is plain text."""
-        self._refuse(400, f"{msg} {_SEND_HTTP}")
 
     def end_unless_whole(self) -> None:
         """Close the connection if a request is still arriving: the server stops."""
@@ -114,9 +184,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._refuse(*_TIMED_OUT)
 
     def _refuse(self, status: int, text: str) -> None:
-        """Answer, unless an answer has begun, and close."""
+        """Answer, unless an answer has begun, and close. A request that was answered early gets no second answer."""
         cycle: Any = self.cycle
-        if cycle is None or cycle.response_complete or not cycle.response_started:
+        if cycle is None or not cycle.response_started or (cycle.response_complete and self._is_in_head):
             body = b'{"error":"%s"}' % text.encode()
             self.transport.write(
                 b"HTTP/1.1 %d Refused\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
@@ -124,6 +194,12 @@ class LimitedProtocol(HttpToolsProtocol):
             )
         self._stop_timer()
         self.transport.close()
+
+
+async def _answer_fault(cycle: Any) -> None:
+    """What uvicorn answers with a word of plain text."""
+    text = "the server failed to answer because of an internal error; the agent's log has it as serve.call_failed"
+    await reply_json(cycle.send, {"error": text}, status=500, headers=((b"connection", b"close"),))
 
 
 def limited_protocol(*, read_timeout_s: float, max_connections: int) -> type[LimitedProtocol]:

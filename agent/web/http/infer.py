@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -75,11 +75,18 @@ class Inference:
         timeout_s: float | None = None,
     ) -> Answer:
         """See ServedModel.submit; the request is cancelled when the client closes its connection."""
-        return await answered(model.submit(images, priority=priority, timeout_s=timeout_s), receive)
+        future: Future[Answer] = Future()
+
+        def start() -> None:
+            model.submit(images, priority=priority, timeout_s=timeout_s, future=future)
+
+        return await answered(future, receive, start)
 
 
-async def answered(future: Future[T], receive: Receive) -> T:
+async def answered(future: Future[T], receive: Receive, start: Callable[[], None] | None = None) -> T:
     """The result of ``future``, which is cancelled when the client goes. The body must have been read.
+
+    ``start`` begins the work for ``future``, after all that this call prepares: see RequestQueue.submit.
 
     Raises:
         ClientGone: the connection was closed before the result.
@@ -91,6 +98,8 @@ async def answered(future: Future[T], receive: Receive) -> T:
     # A task costs as much as the rest of a short call, and most are over before it would see anything.
     watch = loop.call_later(_WATCH_S, lambda: gone.append(loop.create_task(_disconnected(receive, ended))))
     try:
+        if start is not None:
+            start()
         await ended
         if not future.done():
             raise ClientGone

@@ -7,6 +7,7 @@ import ssl
 import time
 
 import uvicorn
+import uvloop  # noqa: F401 - uvicorn imports it by name and late, on its thread, where a fault would end the agent
 
 from agent.config.sections.serve import ServeConfig, split_address
 from agent.runtime.errors import Unavailable

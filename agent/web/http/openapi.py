@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -11,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 import agent
 from agent.web.http.routes import json_response
-from agent.web.served_models import ServedModels
+from agent.web.served_models import VERSION, ServedModels
 
 _ERRORS = {
     "400": "The request does not fit the protocol or the model.",
@@ -31,22 +32,22 @@ _SECURITY = (
 )
 
 
-def documentation_routes(models: ServedModels) -> list[BaseRoute]:
+def documentation_routes(models: ServedModels, *, needs_tokens: bool) -> list[BaseRoute]:
     """`/openapi.json`, and the same to read at `/docs`, and at `/` where the page for people does not take it."""
 
     async def document(_: Request) -> Response:
-        return json_response(openapi_document())
+        return json_response(openapi_document(models.names, needs_tokens=needs_tokens))
 
     async def page(_: Request) -> Response:
-        text = _page(openapi_document(), models.names)
+        text = _page(openapi_document(models.names, needs_tokens=needs_tokens), models.names)
         return Response(text, media_type="text/html", headers={"content-security-policy": _SECURITY})
 
     paths = {"/openapi.json": document, "/docs": page, "/": page}
     return [Route(path, call, methods=["GET"]) for path, call in paths.items()]
 
 
-def openapi_document() -> dict[str, Any]:
-    """OpenAPI 3.1."""
+def openapi_document(names: Sequence[str], *, needs_tokens: bool) -> dict[str, Any]:
+    """OpenAPI 3.1 of a server with these models; ``needs_tokens``: all calls but those of health need one."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -58,9 +59,10 @@ def openapi_document() -> dict[str, Any]:
         "paths": {**_rest_paths(), **_protocol_paths()},
         "components": {
             "schemas": _schemas(),
+            "parameters": {"name": _parameter("name", names), "version": _parameter("version", (VERSION,))},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
-        "security": [{}, {"token": []}],
+        "security": [{"token": []}] if needs_tokens else [],
     }
 
 
@@ -76,7 +78,7 @@ def _rest_paths() -> dict[str, Any]:
         "Classify an image, or the images of a form",
         "Classification",
         parameters=[
-            _parameter("name"),
+            _ref("name"),
             {"name": "top_k", "in": "query", "description": "Labels per image.", "schema": top_k},
         ],
         content={"image/*": {"schema": image}, "multipart/form-data": {"schema": form}},
@@ -90,8 +92,8 @@ def _rest_paths() -> dict[str, Any]:
 def _protocol_paths() -> dict[str, Any]:
     paths: dict[str, Any] = {
         "/v2": {"get": _call("The server: name, version, extensions", "Server")},
-        "/v2/health/live": {"get": _call("Whether the server runs")},
-        "/v2/health/ready": {"get": _call("Whether all models are ready")},
+        "/v2/health/live": {"get": {**_call("Whether the server runs"), "security": []}},
+        "/v2/health/ready": {"get": {**_call("Whether all models are ready"), "security": []}},
         "/v2/models/stats": {"get": _call("Counts and durations of all models", "Statistics")},
         "/v2/repository/index": {
             "post": _call("All models and their state", "Index", content=_json("IndexRequest"), is_required=False)
@@ -99,13 +101,13 @@ def _protocol_paths() -> dict[str, Any]:
     }
     for action in ("load", "unload"):
         text = f"{action.capitalize()} a model; needs `serve.allow_load`"
-        call = _call(text, parameters=[_parameter("name")], content=_json("Empty"), is_required=False)
+        call = _call(text, parameters=[_ref("name")], content=_json("Empty"), is_required=False)
         paths[f"/v2/repository/models/{{name}}/{action}"] = {"post": call}
     for path, names in (
         ("/v2/models/{name}", ["name"]),
         ("/v2/models/{name}/versions/{version}", ["name", "version"]),
     ):
-        given = [_parameter(name) for name in names]
+        given = [_ref(name) for name in names]
         paths[path] = {"get": _call("Inputs and outputs of a model", "Model", parameters=given)}
         paths[f"{path}/ready"] = {"get": _call("Whether the model is ready", parameters=given)}
         paths[f"{path}/config"] = {"get": _call("Configuration of a model, with its engine", "Any", parameters=given)}
@@ -142,8 +144,14 @@ def _call(
     return call
 
 
-def _parameter(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+def _parameter(name: str, values: Sequence[str]) -> dict[str, Any]:
+    # An enum must not be empty; without a model there is no call that fits.
+    schema = {"type": "string", "enum": [*values]} if values else {"type": "string"}
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _ref(parameter: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/parameters/{parameter}"}
 
 
 def _json(schema: str) -> dict[str, Any]:

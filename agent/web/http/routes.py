@@ -108,7 +108,9 @@ class ProtocolRoutes:
         return statistics_of(name, VERSION, self._models.statistics(name))
 
     async def _index(self, request: Request) -> Response:
-        is_only_ready = (await self._json(request)).get("ready", False) is True
+        is_only_ready = (await self._json(request)).get("ready", False)
+        if not isinstance(is_only_ready, bool):
+            raise BadInput('ready must be true or false; send, for example, {"ready": true}')
         entries = [one for one in self._models.index() if one.state == "READY" or not is_only_ready]
         return json_response([index_entry(one) for one in entries])
 

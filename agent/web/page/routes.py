@@ -69,12 +69,14 @@ class PageRoutes:
         self._files = page_files()
         self._images = Images(sources.newest_frame)
         self._is_closed = False
+        self._successor: str | None = None
         self._streams = 0
         self._part: tuple[int, int, bytes] | None = None
         """The last encoded part of the stream, from and up to a version: viewers share it."""
 
-    def close(self) -> None:
-        """End the streams of all viewers soon. Any thread."""
+    def close(self, successor: str | None = None) -> None:
+        """End the streams of all viewers soon. ``successor`` says where the page is from now on. Any thread."""
+        self._successor = successor
         self._is_closed = True
 
     def routes(self) -> list[BaseRoute]:
@@ -101,7 +103,7 @@ class PageRoutes:
 
     def _admitted(self, endpoint: Endpoint) -> Endpoint:
         async def call(request: Request) -> Response:
-            self._access.admit(request.scope)
+            request.state.client = self._access.admit(request.scope)
             return await endpoint(request)
 
         return call
@@ -129,8 +131,9 @@ class PageRoutes:
         try:
             cookie, client = self._access.log_in(token)
         except Unauthorized:
-            log.warning("page.login_failed", client=str((request.client or ("unknown", 0))[0]))
+            log.warning("page.login_failed", address=_address(request))
             raise
+        log.info("page.logged_in", client=client, address=_address(request))
         response = json_response({"client": client})
         # A proxy that ends TLS says so; others who send the header only restrict their own cookie.
         is_secure = self._is_secure or request.headers.get("x-forwarded-proto") == "https"
@@ -157,11 +160,21 @@ class PageRoutes:
         until_s = time.monotonic() + _REPLY_S
         while not reply.done():
             if self._is_closed:
-                raise NotReady(f"this server ended before {verb} was answered; load the page again to see what holds")
+                return self._last_answer_to(verb)
             if time.monotonic() > until_s:
                 raise NotReady(f"the command {verb} has not been answered within {_REPLY_S:.0f} s; see the log")
             await asyncio.wait((reply,), timeout=_LOOK_S)
         return reply.result()
+
+    def _last_answer_to(self, verb: str) -> bytes:
+        """What is answered while the reload that ends this server is still under way."""
+        if self._successor is None:
+            raise NotReady(f"this server ended before {verb} was answered; load the page again to see what holds")
+        if verb != "reload":
+            text = f"before {verb} was answered, a reload changed `serve`; its reply goes to the broker"
+            raise NotReady(f"{text}; {self._successor}")
+        text = f"the new configuration is in force and changes `serve`; {self._successor}"
+        return orjson.dumps({"verb": verb, "outcome": "done", "reason": None, "text": text, "details": {}})
 
     async def _events(self, _: Request) -> Response:
         # Programs, and probes of their health, need connections too.
@@ -196,6 +209,8 @@ class PageRoutes:
             while wait_s > 0 and not self._is_closed:
                 await asyncio.sleep(min(wait_s, _LOOK_S))
                 wait_s -= _LOOK_S
+        if self._successor is not None:
+            yield b"event: end\ndata: " + orjson.dumps({"text": self._successor}) + b"\n\n"
 
     def _encoded_since(self, version: int) -> tuple[int, bytes]:
         if self._part is None or self._part[0] != version or self._part[1] != self._sources.feed.version:
@@ -274,6 +289,7 @@ class PageRoutes:
         self._access.require_csrf(request.scope)
         if not self._config.control:
             raise Refusal(403, "this page makes no support bundle, because serve.control is false")
+        log.info("page.bundle_requested", client=request.state.client, address=_address(request))
         content = await run_in_threadpool(self._sources.bundle)
         headers = {**_UNCACHED, "content-disposition": 'attachment; filename="agent-bundle.tar.gz"'}
         return Response(content, media_type="application/gzip", headers=headers)
@@ -305,7 +321,8 @@ class PageRoutes:
         feed.expect(key, on_reply)
         try:
             payload = orjson.dumps({**body, "id": key})
-            message = Received(self._sources.topics.command(verb), payload, 1, retain=False)
+            sender = f"the page, client {request.state.client}, from {_address(request)}"
+            message = Received(self._sources.topics.command(verb), payload, 1, retain=False, sender=sender)
             if not self._sources.receive(message):
                 text = "more commands than mqtt.commands.max_per_minute allows were sent; try again later"
                 raise Refusal(429, text, headers={"retry-after": "10"})
@@ -354,6 +371,11 @@ def _is_report(path: Path) -> bool:
 
 def _unknown_camera(name: str) -> Refusal:
     return Refusal(404, f"no camera {name[:100]!r} runs; the page's list has those that do")
+
+
+def _address(request: Request) -> str:
+    """Of the client, or of the proxy before it."""
+    return "unknown" if request.client is None else request.client.host
 
 
 async def _body(request: Request) -> bytes:

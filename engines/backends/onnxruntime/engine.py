@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from engines.backends.batches import check_batch, check_scores
 from engines.backends.onnxruntime.options import provider_of, session_settings
 from engines.backends.onnxruntime.providers import OpenedSession, open_session
 from engines.backends.onnxruntime.session import ON_CPU, failure_from, placement
-from engines.base import EngineInfo, EngineOptions, Images, Precision, Scores
+from engines.base import EngineInfo, EngineOptions, Features, Images, Precision, Scores
 from engines.errors import EngineUnavailable, InferenceFailed
 from engines.graph.int8_forms import form_details
 from engines.graph.ort_library import library, library_errors
@@ -41,6 +42,7 @@ class OnnxRuntimeEngine:
         self._run_options = library().RunOptions()
         self._run_options.log_severity_level = 4
         self._is_interrupted = False
+        self._features: Features | None = None
         self._errors: tuple[type[Exception], ...] = (*library_errors(), MemoryError)
         self._runner: DirectRunner | BoundRunner | None = (
             DirectRunner(opened.session, graph)
@@ -52,6 +54,11 @@ class OnnxRuntimeEngine:
     def info(self) -> EngineInfo:
         """What runs."""
         return self._info
+
+    @property
+    def features(self) -> Features | None:
+        """See ``engines.base.features_of``."""
+        return self._features
 
     def infer(self, batch: Images) -> Scores:
         """Classify a batch; see ``engines.base.Engine``."""
@@ -69,11 +76,12 @@ class OnnxRuntimeEngine:
             self._is_interrupted = self._run_options.terminate = False
         try:
             fed = batch if self._fixed_batch is None or self._fixed_batch == count else self._padded(batch)
-            scores = runner.run(fed, self._run_options)
+            scores, *features = runner.run(fed, self._run_options)
         except self._errors as exc:
             raise failure_from(self._info.name, count, exc) from exc
         if len(scores) != count:
             scores = scores[:count]
+        self._features = features[0][:count] if features else None
         if not math.isfinite(scores.item(0) if count == 1 and self._is_softmax else np.vdot(scores, scores)):
             check_scores(scores, engine=self._info.name)
         return scores
@@ -119,12 +127,12 @@ class DirectRunner:
     def __init__(self, session: Any, graph: ServingGraph) -> None:
         self._session = session
         self._input = graph.input_name
-        self._outputs = [graph.output_name]
+        self._outputs = graph.output_names
 
-    def run(self, batch: Images, run_options: Any) -> Scores:
-        """Return a fresh array ``(N, classes)``."""
-        scores: Scores = self._session.run(self._outputs, {self._input: batch}, run_options)[0]
-        return scores
+    def run(self, batch: Images, run_options: Any) -> Sequence[npt.NDArray[np.float32]]:
+        """Return fresh arrays: scores ``(N, classes)``, and embeddings if the graph gives them."""
+        outputs: list[npt.NDArray[np.float32]] = self._session.run(self._outputs, {self._input: batch}, run_options)
+        return outputs
 
 
 class BoundRunner:
@@ -132,28 +140,29 @@ class BoundRunner:
 
     def __init__(self, session: Any, graph: ServingGraph, *, memory: str, classes: int) -> None:
         self._session = session
-        self._names = (graph.input_name, graph.output_name)
+        self._input = graph.input_name
+        self._lengths = dict(zip(graph.output_names, (classes, graph.features), strict=False))
         self._memory = memory
-        self._classes = classes
         self._pairs: dict[int, tuple[Any, Any]] = {}
 
-    def run(self, batch: Images, run_options: Any) -> Scores:
-        """Copy the batch to the device, run, and return the scores as a fresh array on the host."""
+    def run(self, batch: Images, run_options: Any) -> Sequence[npt.NDArray[np.float32]]:
+        """Copy the batch to the device, run, and return what DirectRunner returns, on the host."""
         pair = self._pairs.get(len(batch))
         if pair is None:
             pair = self._pairs[len(batch)] = self._bound(batch.shape)
         images, binding = pair
         images.update_inplace(np.ascontiguousarray(batch))
         self._session.run_with_iobinding(binding, run_options)
-        return np.array(binding.copy_outputs_to_cpu()[0], np.float32)
+        return [np.array(rows, np.float32) for rows in binding.copy_outputs_to_cpu()]
 
     def _bound(self, shape: tuple[int, ...]) -> tuple[Any, Any]:
         values = library().OrtValue
         images = values.ortvalue_from_shape_and_type(list(shape), np.uint8, self._memory, 0)
-        scores = values.ortvalue_from_shape_and_type([shape[0], self._classes], np.float32, self._memory, 0)
         binding = self._session.io_binding()
-        binding.bind_ortvalue_input(self._names[0], images)
-        binding.bind_ortvalue_output(self._names[1], scores)
+        binding.bind_ortvalue_input(self._input, images)
+        for name, length in self._lengths.items():
+            rows = values.ortvalue_from_shape_and_type([shape[0], length], np.float32, self._memory, 0)
+            binding.bind_ortvalue_output(name, rows)
         return images, binding
 
 
@@ -192,7 +201,11 @@ def open_onnxruntime(
         versions=opened.versions,
         degraded=_less_than_asked(engine, provider, placed, opened.precision, graph.precision),
         gains_by_batches=provider not in ON_CPU,
-        details={**settings.details(provider), **form_details(engine, graph.precision)},
+        details={
+            **settings.details(provider),
+            **form_details(engine, graph.precision),
+            **({"features": graph.features} if graph.features else {}),
+        },
     )
     return OnnxRuntimeEngine(opened, info=info, graph=graph, package=package).warmed_up(started_ns)
 

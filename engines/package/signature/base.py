@@ -19,6 +19,9 @@ _IMAGE_RANK = 4
 MAX_FIXED_BATCH = 256
 """Largest fixed batch size of a model: every run computes all of it."""
 
+MAX_FEATURES = 65_536
+"""Longest embedding of an image. Usual ones have 128 to 4,096 values; more is a feature map that was not pooled."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorFacts:
@@ -246,6 +249,29 @@ def _classes_on(axis: int, target: TensorFacts, batch: int | None, *, name: str)
             class_axis=axis,
         )
     return classes
+
+
+def embedding_length(value: TensorFacts, *, batch: int | None, name: str) -> int:
+    """Return the length of the embedding ``value``: ``NxD``, with further dimensions of 1, or ``D`` for a batch of 1.
+
+    Raises:
+        ModelRejected: it is not one vector of floats per image.
+    """
+    shape, wanted = value.shape, "but an embedding is one vector of floats for each image: batch x values"
+    is_float = value.dtype in _OUTPUT_DTYPES
+    if shape is not None and is_float:
+        has_batch = len(shape) > 1 or batch != 1
+        rest = shape[1:] if has_batch else shape
+        known = [dim for dim in rest if dim is not None and dim > 1]
+        is_batch = not has_batch or None in {batch, shape[0]} or shape[0] == batch
+        if rest and None not in rest and len(known) <= 1 and is_batch and math.prod(known) <= MAX_FEATURES:
+            return math.prod(known)
+    raise ModelRejected(
+        f"{name}: output.features names {value.name} ({value.dtype} {shape_text(shape)}), {wanted}, at most "
+        f"{MAX_FEATURES}. Name the tensor behind the pooling, or remove features",
+        output=value.name,
+        shape=shape_text(shape),
+    )
 
 
 def choices_text(values: Iterable[TensorFacts]) -> str:

@@ -12,6 +12,7 @@ from engines.package.signature.base import (
     ImageInput,
     Shape,
     TensorFacts,
+    embedding_length,
     image_input,
     image_rank,
     layout_of,
@@ -52,32 +53,47 @@ def set_shape(value: onnx.ValueInfoProto, dims: Sequence[int | str]) -> None:
 
 
 def onnx_signature(
-    model: onnx.ModelProto, spec: InputSpec, *, name: str, class_axis: int | None = None
+    model: onnx.ModelProto,
+    spec: InputSpec,
+    *,
+    name: str,
+    class_axis: int | None = None,
+    features: str | None = None,
 ) -> ModelSignature:
     """Return the model's signature, checked against ``spec``, which also fixes dynamic height, width and channels.
 
+    ``features``: the output with the embedding, see ``select``.
+
     Raises:
-        ModelRejected: several inputs or outputs, no image input, another size or channel count than ``spec``, or an
-            output that is not one score per class.
+        ModelRejected: several inputs or outputs, no image input, another size or channel count than ``spec``, an
+            output that is not one score per class, or an embedding that is not one vector per image.
     """
     graph = model.graph
     source = the_input([facts_of(value) for value in data_inputs(graph)], name=name)
-    target = the_output([facts_of(value) for value in graph.output], name=name)
+    outputs = [facts_of(value) for value in graph.output]
+    target = the_output([one for one in outputs if one.name != features], name=name)
     layout = layout_of(source, spec, fallback=_layout_by_use(graph, source.name), name=name)
-    if target.shape is None or None in target.shape[1:]:
-        inferred = _inferred_output_shape(model, source, target.name, layout, spec)
-        target = replace(target, shape=inferred or target.shape)
-    return signature_from(source, target, layout, spec, name=name, class_axis=class_axis)
+
+    def known(output: TensorFacts) -> TensorFacts:
+        if output.shape is not None and None not in output.shape[1:]:
+            return output
+        return replace(output, shape=_inferred_output_shape(model, source, output.name, layout, spec) or output.shape)
+
+    signature = signature_from(source, known(target), layout, spec, name=name, class_axis=class_axis)
+    embedding = next((known(one) for one in outputs if one.name == features), None)
+    if embedding is None:
+        return signature
+    return replace(signature, features=embedding_length(embedding, batch=signature.batch, name=name))
 
 
-def onnx_image_input(model: onnx.ModelProto, *, name: str) -> ImageInput:
-    """Return what the model takes, without a manifest.
+def onnx_image_input(model: onnx.ModelProto, *, name: str, features: str | None = None) -> ImageInput:
+    """Return what the model takes, without a manifest; ``features``: the output with the embedding, see ``select``.
 
     Raises:
         ModelRejected: no single image input and output of scores, or the layout is ambiguous.
     """
     source = the_input([facts_of(value) for value in data_inputs(model.graph)], name=name)
-    the_output([facts_of(value) for value in model.graph.output], name=name)
+    the_output([facts_of(value) for value in model.graph.output if value.name != features], name=name)
     return image_input(source, fallback=_layout_by_use(model.graph, source.name), name=name)
 
 

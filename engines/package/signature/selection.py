@@ -1,7 +1,8 @@
 """Reduces an ONNX model to one image input and one output of scores, as the manifest chooses.
 
 ``output.name`` chooses the scores among several outputs, or names a tensor inside the graph. ``input.constants`` gives
-a value to each further input. What then leads to no output is dropped. Two kinds of output are read before their last
+a value to each further input. ``output.features`` keeps an embedding as a second output where one is asked for. What
+then leads to no output is dropped. Two kinds of output are read before their last
 node, where the same scores are floats: ZipMap's list of maps, and the whole numbers of QuantizeLinear.
 """
 
@@ -23,8 +24,12 @@ from engines.package.specs import Constants
 _PACKED = frozenset({"ZipMap", "QuantizeLinear"})
 
 
-def select(model: onnx.ModelProto, *, output: str | None, constants: Constants, name: str) -> None:
-    """Reduce ``model`` in place; ``output`` None keeps the only output. ``name`` is the file's for messages.
+def select(
+    model: onnx.ModelProto, *, output: str | None, constants: Constants, name: str, features: str | None = None
+) -> None:
+    """Reduce ``model`` in place; ``output`` None keeps the only output, or the only one beside ``features``.
+
+    ``features`` becomes the second output. ``name`` is the file's for messages.
 
     Raises:
         ModelRejected: there is no such input or tensor, or a constant does not fit its input.
@@ -39,13 +44,22 @@ def select(model: onnx.ModelProto, *, output: str | None, constants: Constants, 
                 input=place,
             )
         _fix_input(graph, inputs[place], values, name=name)
-    if output is None and len(graph.output) != 1:
+    others = [value.name for value in graph.output if value.name != features]
+    if output is None and not others and features is not None:
+        raise ModelRejected(
+            f"{name} has the only output {features!r}, but output.features takes it as the embedding, so no scores "
+            "are left. Export the model with both, or remove features",
+            output=features,
+        )
+    asked = ("output.features", "--features", features)
+    embedding = [] if features is None else [_value_info(model, features, asked=asked, name=name)]
+    if output is None and len(others) != 1:
         return  # the caller's check of the signature names the outputs
-    wanted = _unpacked(graph, graph.output[0].name if output is None else output)
-    if [value.name for value in graph.output] != [wanted]:
-        target = _value_info(model, wanted, asked=output, name=name)
+    wanted = _unpacked(graph, others[0] if output is None else output)
+    if [value.name for value in graph.output] != [wanted, *(value.name for value in embedding)]:
+        scores = _value_info(model, wanted, asked=("output.name", "--output-name", output), name=name)
         del graph.output[:]
-        graph.output.append(target)
+        graph.output.extend([scores, *embedding])
         _drop_unread(graph)
 
 
@@ -90,13 +104,15 @@ def _maker(graph: onnx.GraphProto, tensor: str) -> onnx.NodeProto | None:
     return next((node for node in graph.node if tensor in node.output), None)
 
 
-def _value_info(model: onnx.ModelProto, wanted: str, *, asked: str | None, name: str) -> onnx.ValueInfoProto:
-    """Type and shape of a tensor of the graph.
+def _value_info(
+    model: onnx.ModelProto, wanted: str, *, asked: tuple[str, str, str | None], name: str
+) -> onnx.ValueInfoProto:
+    """Type and shape of a tensor of the graph; ``asked``: the manifest's key, the option, and the name given there.
 
     Raises:
         ModelRejected: there is none of that name, or nothing is known about it.
     """
-    graph = model.graph
+    graph, (key, option, given) = model.graph, asked
     for node in graph.node:
         if node.op_type == "ZipMap" and wanted in node.input:
             # Shape inference does not know the operators before it; its own labels count the classes.
@@ -110,13 +126,13 @@ def _value_info(model: onnx.ModelProto, wanted: str, *, asked: str | None, name:
         return stated
     if _maker(graph, wanted) is not None:
         raise ModelRejected(
-            f"{name}: output.name is {asked or wanted!r}, but type and shape of that tensor cannot be inferred. Name "
-            "one of the outputs, or export the model with the scores as an output",
+            f"{name}: {key} is {given or wanted!r}, but type and shape of that tensor cannot be inferred. Name "
+            "one of the outputs, or export the model with it as an output",
             output=wanted,
         )
     raise ModelRejected(
         f"{name} has no output {wanted!r}, but {choices_text(map(facts_of, graph.output))}. Correct the name "
-        "(output.name; agent model import: --output-name)",
+        f"({key}; agent model import: {option})",
         output=wanted,
     )
 

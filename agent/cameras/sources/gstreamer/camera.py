@@ -1,4 +1,4 @@
-"""Frames through GStreamer: CSI cameras, network and USB cameras decoded in hardware, custom pipelines."""
+"""Frames through GStreamer: CSI cameras, network and USB cameras decoded in hardware, SRT, custom pipelines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agent.cameras.sources.gstreamer.library import (
     Sample,
     load_gstreamer,
 )
-from agent.cameras.sources.gstreamer.pipelines import Plan, UnsupportedFormat, plan_for
+from agent.cameras.sources.gstreamer.pipelines import PipelineSource, Plan, UnsupportedFormat, plan_for
 from agent.cameras.sources.lifecycle import SourceBase
 from agent.cameras.sources.network_errors import read_access
 from agent.cameras.sources.network_stream import ask_camera
@@ -23,7 +23,7 @@ from agent.cameras.sources.reaching import is_server_there
 from agent.cameras.sources.v4l2.camera import description_of
 from agent.cameras.sources.v4l2.device import check_device
 from agent.cameras.sources.v4l2.usb_identity import CameraIdentity
-from agent.config.sections.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
+from agent.config.sections.sources import CsiSource, GStreamerSource, RtspSource, StreamSource, V4l2Source
 from agent.config.source_address import SourceAccess, public_address
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceUnavailable
@@ -32,6 +32,8 @@ from agent.runtime.logs import get_logger
 log = get_logger(__name__)
 
 _V4L2_OPEN_TIMEOUT_S = 10.0
+_SRT_REFUSED = "Failed to authenticate"
+"""GStreamer's text for a wrong passphrase. Source: ext/srt/gstsrtobject.c, 1.22."""
 _ADVICE = "Set the camera to a format of 8 bits"
 
 
@@ -45,9 +47,7 @@ class GStreamerCamera(SourceBase):
 
     is_live = True
 
-    def __init__(
-        self, config: CsiSource | RtspSource | V4l2Source | GStreamerSource, *, base_dir: Path, clock: Clock
-    ) -> None:
+    def __init__(self, config: PipelineSource, *, base_dir: Path, clock: Clock) -> None:
         super().__init__(_description(config), clock=clock)
         self._config = config
         self._base_dir = base_dir
@@ -120,7 +120,7 @@ class GStreamerCamera(SourceBase):
         def has(element: str) -> bool:
             return gst.ElementFactory.find(element) is not None
 
-        if isinstance(config, RtspSource | GStreamerSource):
+        if isinstance(config, RtspSource | StreamSource | GStreamerSource):
             self._access = read_access(config, self._base_dir, self)
         try:
             plan = plan_for(config, has=has, access=self._access)
@@ -196,9 +196,14 @@ class GStreamerCamera(SourceBase):
         config = self._config
         if isinstance(config, RtspSource) and self._access is not None:
             ask_camera(config, self, self._access, clock=self._clock)
+        if isinstance(config, StreamSource) and _SRT_REFUSED in detail:
+            text = f"{self.description} cannot be opened: {detail}. Check the first line of `password_file`"
+            return self.unavailable("credentials", text)
         advice = {
             "rtsp": "FFmpeg can read it: set `codec` to what the camera sends, try the other `transport`, or "
             "`reader: ffmpeg`",
+            "stream": "Check the address, that the sender is running, and its passphrase; `?mode=listener` in the url "
+            "lets the agent wait for a sender that calls",
             "csi": "Check the ribbon cable, `sensor_id`, the mode, and: systemctl status nvargus-daemon",
             "v4l2": "Check `device`, its size and format (v4l2-ctl --list-formats-ext), and that no program holds it",
             "gstreamer": "Try it by hand: gst-launch-1.0 <pipeline> ! videoconvert ! fakesink",
@@ -206,13 +211,13 @@ class GStreamerCamera(SourceBase):
         return self.unavailable("no_stream", f"{self.description} cannot be opened: {detail}. {advice}")
 
 
-def _description(config: CsiSource | RtspSource | V4l2Source | GStreamerSource) -> str:
+def _description(config: PipelineSource) -> str:
     if isinstance(config, CsiSource):
         return f"CSI sensor {config.sensor_id}"
     return description_of(config) if isinstance(config, V4l2Source) else public_address(config)
 
 
-def _elements(config: CsiSource | RtspSource | V4l2Source | GStreamerSource, plan: Plan) -> str:
+def _elements(config: PipelineSource, plan: Plan) -> str:
     """The elements of the pipeline in order, without properties and caps; of a custom pipeline nothing is known."""
     if isinstance(config, GStreamerSource):
         return "custom"

@@ -6,9 +6,11 @@ use its hardware. A virtual environment sees them only if it was created with ``
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -52,6 +54,7 @@ def load_gstreamer() -> ModuleType:
         GStreamerMissing: it cannot be imported.
     """
     with _loading:
+        _unwind_by_libgcc()
         try:
             import gi
 
@@ -68,6 +71,16 @@ def load_gstreamer() -> ModuleType:
         if not Gst.is_initialized():
             Gst.init(None)
         return Gst  # type: ignore[no-any-return]  # gi has no type information
+
+
+def _unwind_by_libgcc() -> None:
+    """Let exceptions of plug-ins written in C++ find libgcc's ``_Unwind_Resume`` first.
+
+    GStreamer loads libunwind, which has one of the same name. With that one the process crashes at the first exception
+    that passes a frame to clean up: srtsrc throws one at each stop (seen with GStreamer 1.22 and libsrt 1.5.1).
+    """
+    with suppress(OSError):  # a system without it has no such plug-ins
+        ctypes.CDLL("libgcc_s.so.1", mode=ctypes.RTLD_GLOBAL)
 
 
 class RunningPipeline:

@@ -13,8 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from agent.config.sections.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
+from agent.config.sections.sources import CsiSource, GStreamerSource, RtspSource, StreamSource, V4l2Source
 from agent.config.source_address import SourceAccess
+
+PipelineSource = CsiSource | RtspSource | StreamSource | V4l2Source | GStreamerSource
+"""Sources that GStreamer can read; of the streams, those over SRT."""
 
 Has = Callable[[str], bool]
 """Whether an element of that name is installed."""
@@ -24,6 +27,7 @@ _JETSON = "nvidia-l4t-gstreamer"
 _PACKAGES: Mapping[str, str] = {
     "appsink": "gstreamer1.0-plugins-base",
     "videoconvert": "gstreamer1.0-plugins-base",
+    "decodebin": "gstreamer1.0-plugins-base",
     "rtspsrc": "gstreamer1.0-plugins-good",
     "rtph264depay": "gstreamer1.0-plugins-good",
     "rtph265depay": "gstreamer1.0-plugins-good",
@@ -84,9 +88,7 @@ class Plan:
         return {name: _PACKAGES.get(name, "gstreamer1.0-plugins-bad") for name in self.needs if not has(name)}
 
 
-def plan_for(
-    config: CsiSource | RtspSource | V4l2Source | GStreamerSource, *, has: Has, access: SourceAccess | None = None
-) -> Plan:
+def plan_for(config: PipelineSource, *, has: Has, access: SourceAccess | None = None) -> Plan:
     """The pipeline of one source; it uses hardware decoders if their elements are installed.
 
     ``access`` is that of a network camera or a custom pipeline.
@@ -102,6 +104,8 @@ def plan_for(
         raise TypeError(f"a source of type {config.type} needs its access")
     if isinstance(config, RtspSource):
         return _rtsp(config, has, access)
+    if isinstance(config, StreamSource):
+        return _srt(has, access)
     return Plan(text=f"{access.private.reveal()} ! {_tail('videoconvert')}", needs=("videoconvert", "appsink"))
 
 
@@ -157,6 +161,18 @@ def _rtsp(config: RtspSource, has: Has, access: SourceAccess) -> Plan:
         properties=properties,
         optional=optional,
         keep_alive_s=_KEEP_ALIVE_S if config.transport == "tcp" else None,
+    )
+
+
+def _srt(has: Has, access: SourceAccess) -> Plan:
+    """MPEG-TS of any codec that a decoder is installed for; decodebin prefers those of the hardware."""
+    converter = "nvvidconv" if _is_jetson(has) else "videoconvert"
+    return Plan(
+        text=f"srtsrc name=source ! decodebin ! {_tail(converter)}",
+        needs=("srtsrc", "tsdemux", "decodebin", converter, "appsink"),
+        properties={"source.uri": access.private.reveal()},
+        # From 1.22 on it would try again on its own, sixty times a second after a wrong passphrase.
+        optional={"source.auto-reconnect": False},
     )
 
 

@@ -139,7 +139,9 @@ class WatchedFolder(ImageFiles):
 
     def _whole(self) -> list[FileVersion]:
         """The new files that nobody writes to any more."""
-        now_s, new = time.monotonic(), [version for version in self._list() if version not in self._seen]
+        now_s, present = time.monotonic(), self._list()
+        self._seen.prune(present)
+        new = [version for version in present if version not in self._seen]
         self._unchanged_since = {version: self._unchanged_since.get(version, now_s) for version in new}
         return [version for version in new if self._is_settled(version, now_s)]
 
@@ -159,7 +161,11 @@ class WatchedFolder(ImageFiles):
             self._seen.add(version)
             return None
         if self._config.after == "keep":
-            self._seen.add(version)
+            content = "" if capture.origin is None else capture.origin.sha256
+            is_known = self._seen.has_content(version, content)
+            self._seen.add(version, content)
+            if is_known:
+                return None  # only its inode differs
         elif self._config.after == "delete":
             path.unlink(missing_ok=True)
         elif self._move_to is not None:

@@ -6,7 +6,7 @@ import { delivery, heat, logs, models, tools } from "./views.js";
 const QUIET_MS = 4000;
 const TRAIL_MS = 15 * 60e3; // of the best classes, one point a second
 
-export const store = { hello: null, messages: {}, trails: new Map(), events: [], latencies: [], log: [], changes: [], offset: 0, heardAt: 0, isConnected: false, unread: 0 };
+export const store = { hello: null, messages: {}, trails: new Map(), events: [], latencies: [], log: [], changes: [], offset: 0, heardAt: 0, isConnected: false, reason: null, unread: 0 };
 // The time of the agent's clock, so that ages are right on a phone whose clock is wrong.
 export const now = () => Date.now() + store.offset;
 export const message = (topic) => store.messages[topic] ?? null;
@@ -19,12 +19,13 @@ function connect() {
   source?.close();
   source = new EventSource("api/events");
   source.addEventListener("hello", (event) => {
-    Object.assign(store, { hello: JSON.parse(event.data), messages: {}, events: [], latencies: [], log: [], changes: [], isConnected: true, heardAt: Date.now() });
+    Object.assign(store, { hello: JSON.parse(event.data), messages: {}, events: [], latencies: [], log: [], changes: [], isConnected: true, reason: null, heardAt: Date.now() });
     document.title = `${store.hello.device} · edge inference agent`;
     put(document.getElementById("device"), store.hello.device);
     document.getElementById("leave").hidden = !hasSession();
   });
   source.addEventListener("part", (event) => take(JSON.parse(event.data)));
+  source.addEventListener("end", (event) => { store.reason = `The configuration was reloaded and changed serve: ${JSON.parse(event.data).text}.`; });
   source.onerror = () => {
     store.isConnected = false;
     status();
@@ -34,14 +35,23 @@ function connect() {
 
 // The browser does not repeat a stream that was refused: find out why.
 async function retry() {
+  let wait = 1500;
   try {
-    const answer = await fetch("api/heat", { cache: "no-store" });
-    if (answer.status === 401) { login((await answer.json()).error); return; }
-    if (answer.status === 403) { fail((await answer.json()).error); return; }
+    const question = new AbortController();
+    const answer = await fetch("api/events", { cache: "no-store", signal: question.signal });
+    if (answer.ok) question.abort(); // it is there again; the stream of this question ends before the next one begins
+    else {
+      const reason = await answer.json().then((body) => body.error, () => `Something before the agent answers with ${answer.status}; the page tries again.`);
+      if (answer.status === 401) { login(reason); return; }
+      store.reason = reason;
+      status();
+      if (answer.status === 403) return;
+      wait = Math.max(wait, 1000 * Number(answer.headers.get("retry-after") ?? 0));
+    }
   } catch {
     // not there yet
   }
-  setTimeout(connect, 1500);
+  setTimeout(connect, wait);
 }
 
 function take(part) {
@@ -104,13 +114,15 @@ function go() {
 function status() {
   const line = document.getElementById("state"), text = line.querySelector(".text");
   const isLate = Date.now() - store.heardAt > QUIET_MS && !store.isConnected;
-  const [kind, words] = isLate ? ["bad", store.heardAt ? `Disconnected since ${new Date(store.heardAt).toLocaleTimeString("en-GB")}` : "Not reachable"] : condition();
+  const lost = store.heardAt ? `Disconnected since ${new Date(store.heardAt).toLocaleTimeString("en-GB")}` : store.reason ? "Not connected" : "Not reachable";
+  const [kind, words] = document.getElementById("token") ? ["idle", "Not logged in"] : isLate ? ["bad", lost] : condition();
   line.dataset.kind = kind;
   put(text, words);
   const counter = document.getElementById("log-count");
   counter.hidden = !store.unread;
   put(counter, String(store.unread));
-  if (store.hello) fail(isLate ? "The agent does not answer. What you see is its last state; the page tries again." : null);
+  const silent = store.hello && isLate ? "The agent does not answer. What you see is its last state; the page tries again." : null;
+  fail(store.isConnected ? null : store.reason ?? silent);
 }
 
 // One line on the whole agent: the worst that is true of it.
@@ -151,13 +163,19 @@ function login(reason) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     void (async () => {
-      const answer = await fetch("api/login", { method: "POST", body: JSON.stringify({ token: input.value }) });
-      if (answer.ok) { sessionStorage.setItem("session", "1"); main.replaceChildren(el("p", { class: "empty" }, "Connecting to the agent …")); connect(); }
-      else put(said, (await answer.json()).error);
+      try {
+        const answer = await fetch("api/login", { method: "POST", body: JSON.stringify({ token: input.value }) });
+        if (!answer.ok) { put(said, (await answer.json()).error); return; }
+        sessionStorage.setItem("session", "1");
+        main.replaceChildren(el("p", { class: "empty" }, "Connecting to the agent …"));
+        connect();
+      } catch {
+        put(said, "The agent does not answer; try again.");
+      }
     })();
   });
   main.replaceChildren(form);
-  put(document.querySelector("#state .text"), "Not logged in");
+  status();
   input.focus();
 }
 
