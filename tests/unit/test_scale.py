@@ -89,9 +89,10 @@ def test_picture_is_written(tmp_path: Path) -> None:
     picture = tmp_path / "images" / "x.png"
     subprocess.run([sys.executable, "-c", _DRAW, str(picture)], check=True, cwd=_ROOT)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    pixels = np.asarray(cv2.imread(str(picture)))
-    assert pixels.shape[1] == 1632
-    assert pixels.std() > 10, "it is not empty"
+    light, dark = (np.asarray(cv2.imread(str(one))) for one in (picture, picture.with_stem("x-dark")))
+    assert light.shape == dark.shape
+    assert light.mean() > 200 > 60 > dark.mean(), "the papers are those of light and dark pages"
+    assert min(light.std(), dark.std()) > 10, "they are not empty"
 
 
 @pytest.fixture(scope="module")
