@@ -28,6 +28,7 @@ from agent.config.sections.sources import RtspSource
 from agent.demo import demo_clip
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import Unavailable, UsageError
+from agent.runtime.threads import StageThread
 from agent.tools.clip_camera import server as server_module
 from agent.tools.clip_camera.clip import Clip, clip_from_file, moments_of
 from agent.tools.clip_camera.server import ClipServer
@@ -308,18 +309,17 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, number: sign
         assert process.wait(timeout=30) == 0
 
 
-def test_serving_on_another_thread_returns_when_the_block_ends(clip: Clip) -> None:
-    ended: list[BaseException | None] = []
-
-    def serve(server: ClipServer) -> None:
-        try:
-            server.serve()
-            ended.append(None)
-        except OSError as exc:
-            ended.append(exc)
-
-    with ClipServer(clip, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=serve, args=(server,))
-        thread.start()
-    thread.join(20)
-    assert ended == [None]
+def test_a_server_that_another_thread_leaves_ends_and_names_each_frame_that_it_sent(clip: Clip) -> None:
+    sent: list[float] = []
+    with ClipServer(clip, "127.0.0.1", 0, on_frame=sent.append) as server:
+        accepting = StageThread("accepting", server.serve)
+        accepting.start()
+        with _Client(server) as client:
+            client.ask("SETUP", _TCP, url=f"{server.url}/track1")
+            client.ask("PLAY")
+            wait_until(lambda: len(sent) >= 5, within_s=10.0)
+    accepting.join(5.0)
+    assert not accepting.is_alive
+    assert accepting.failure is None
+    assert sent[0] == 0.0
+    assert sent[:5] == sorted(set(sent[:5]))

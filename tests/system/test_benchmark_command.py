@@ -126,6 +126,8 @@ def test_pipeline_reaches_a_real_subscriber(tmp_path: Path) -> None:
         (("--output", "/tmp"), "no form of the report has the extension (none)"),
         (("--output", "report.pdf"), "Name the file with one of .json, .html, .md, .png, .csv"),
         (("--json", "--one-line"), "--json and --one-line both choose what is printed"),
+        (("--quick", "--full"), "--quick and --full both choose the length"),
+        (("--fps", "nan"), "it needs a decimal number, but is 'nan'"),
         (("--scenario", "pipeline", "--clip", "/nowhere.mp4"), "there is no file /nowhere.mp4"),
         (("--scenario", "pipeline", "--clip", __file__), "cannot be opened as a video"),
         (("--fail-if", "p99_ms>+10%"), "--fail-if needs --baseline"),

@@ -73,6 +73,17 @@ def test_figures_that_are_not_valid_never_pass(side: str, tmp_path: Path) -> Non
     assert run.invoke(benchmark, ["compare", str(good), str(good)], standalone_mode=False).return_value == 0
 
 
+def test_runs_of_different_lengths_are_compared() -> None:
+    first, second = machine_report(3.0, seed=1), machine_report(3.3, seed=5)
+    shorter = [
+        replace(engine, cases=tuple(replace(one, case=replace(one.case, min_queries=200)) for one in engine.cases))
+        for engine in second.engines
+    ]
+    comparison = compare(first, replace(second, engines=tuple(shorter)))
+    assert {line.verdict for line in comparison.lines} == {"slower"}
+    assert (comparison.only_first, comparison.only_second) == ((), ())
+
+
 def test_nothing_in_common_is_refused() -> None:
     cases = machine_report(3.0, seed=1).engines[0].cases
     other = report_of([engine_result("torch", "fp32", cases)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -49,7 +50,7 @@ def test_comparison_names_the_report_that_is_not_valid_with_its_reasons() -> Non
     assert [line for line in _compared(good, bad).splitlines() if "not valid" in line] == [f"the second {reason}"]
 
 
-def _with_cpu(report: Report, rounds: dict[str, tuple[float, ...]], invalid: tuple[str, ...]) -> Report:
+def _with_cpu(report: Report, rounds: Mapping[str, tuple[float, ...]], invalid: tuple[str, ...]) -> Report:
     """Each engine, back to back, with these CPU times."""
     engines = []
     for engine in report.engines:

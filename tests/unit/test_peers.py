@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 from agent.tools.clip_camera.clip import clip_from_file
+from scripts.performance.clips import draw_turns, repeat_clip
 from scripts.performance.peers import __main__ as peers
 from scripts.performance.peers import contenders, measuring
-from scripts.performance.peers.age import FPS, TURN_FRAMES, Pushes, ages_ms, draw_turns
+from scripts.performance.peers.age import FPS, Pushes, ages_ms
 from scripts.performance.peers.contenders import Scene, Setup
 from scripts.performance.peers.pipeline import Newest
 from scripts.performance.peers.table import Seen, table_of
@@ -70,11 +71,11 @@ def test_reader_that_cannot_begin_a_file_again_gets_the_long_one() -> None:
 
 
 def test_repeated_clip_has_all_frames_in_order(tmp_path: Path) -> None:
-    draw_turns(tmp_path / "one.mp4", 64, 48, turns=2)
-    peers.repeat_clip(tmp_path / "one.mp4", tmp_path / "three.mp4", 3)
+    draw_turns(tmp_path / "one.mp4", 64, 48, turns=2, turn_frames=26, fps=FPS)
+    repeat_clip(tmp_path / "one.mp4", tmp_path / "three.mp4", 3)
     with av.open(str(tmp_path / "three.mp4")) as clip:
         times = [frame.pts for frame in clip.decode(video=0)]
-    assert len(times) == 3 * 2 * TURN_FRAMES
+    assert len(times) == 3 * 2 * 26
     assert times == sorted(set(times))
     assert clip_from_file(tmp_path / "three.mp4").fps == FPS
 

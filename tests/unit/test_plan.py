@@ -165,6 +165,7 @@ def test_clip_gives_the_cost_of_a_camera(tmp_path: Path) -> None:
     cost = clip_cost(demo_clip())
     assert found.figures["cameras.it.rate_hz"].value == cost.fps
     assert found.figures["cameras.it.decode_ms"].value > 0
+    assert found.figures["cameras.it.convert_ms"].value > 0
     assert _limit(found, "CPU") > cost.fps * 12.0
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from agent.config.loader import load_config
 from scripts.performance.command import main
 from scripts.performance.outbox_drain import fill
 from scripts.performance.scale.axes import AXES, Place, _gone
-from scripts.performance.scale.chart import draw
 from scripts.performance.scale.point import Point
 from scripts.performance.scale.words import lines_of, verdict
 from scripts.performance.verdict import Load
 
+_ROOT = Path(__file__).parents[2]
 _AXIS = AXES["scale-cameras-5"]
 _QUIET = Load(0.01)
 _ONE = Point(
@@ -70,9 +74,25 @@ def test_busy_machine_is_not_judged() -> None:
     assert not any("linear" in line or "imit" in line for line in lines)
 
 
+_DRAW = """
+import pathlib, sys
+from scripts.performance.scale.axes import AXES
+from scripts.performance.scale.chart import draw
+from scripts.performance.scale.point import Point
+values = dict(offered_hz=5, results_hz=5, p50_ms=3, p99_ms=9, cpu_ms=8, resident_mib=160, threads=12, ready_s=1.5)
+draw(pathlib.Path(sys.argv[1]), AXES["scale-outbox"], [Point(work=one, **values) for one in (0, 90_000, 10_000_000)])
+"""
+
+
 def test_picture_is_written(tmp_path: Path) -> None:
-    draw(tmp_path / "images/x.png", _AXIS, _points())
-    assert (tmp_path / "images/x.png").read_bytes().startswith(b"\x89PNG")
+    """In a process of its own: matplotlib keeps the files of its fonts open."""
+    picture = tmp_path / "images" / "x.png"
+    subprocess.run([sys.executable, "-c", _DRAW, str(picture)], check=True, cwd=_ROOT)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    light, dark = (np.asarray(cv2.imread(str(one))) for one in (picture, picture.with_stem("x-dark")))
+    assert light.shape == dark.shape
+    assert light.mean() > 200 > 60 > dark.mean(), "the papers are those of light and dark pages"
+    assert min(light.std(), dark.std()) > 10, "they are not empty"
 
 
 @pytest.fixture(scope="module")

@@ -133,19 +133,22 @@ def compare(first: Report, second: Report, gates: Sequence[Gate] = (), *, force:
             f"the reports are of different environments: {'; '.join(differences)}. They cannot be "
             "compared; --force compares them anyway"
         )
-    known = {(engine.label, result.case): (engine, result) for engine, result in _all(first)}
+    # By name, without the lengths: how many runs an engine gets depends on how many engines were measured with it.
+    known = {(engine.label, result.case.name): result for engine, result in _all(first)}
     lines, matched = [], set()
     for engine, result in _all(second):
-        key = (engine.label, result.case)
+        key = (engine.label, result.case.name)
         if key in known:
             matched.add(key)
-            lines.append(_line(engine, known[key][1], result, gates))
+            lines.append(_line(engine, known[key], result, gates))
     if not lines:
         raise UsageError("the reports have no engine and scenario in common. Run both with the same options")
     return Comparison(
         lines=tuple(lines),
-        only_first=tuple(f"{label}, {case.name}" for label, case in known if (label, case) not in matched),
-        only_second=tuple(f"{e.label}, {r.case.name}" for e, r in _all(second) if (e.label, r.case) not in matched),
+        only_first=tuple(f"{label}, {name}" for label, name in known if (label, name) not in matched),
+        only_second=tuple(
+            f"{e.label}, {r.case.name}" for e, r in _all(second) if (e.label, r.case.name) not in matched
+        ),
         differences=differences,
         invalid_first=first.invalid,
         invalid_second=second.invalid,

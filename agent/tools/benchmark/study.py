@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from agent.tools.benchmark.measure.target import Target
 from agent.tools.benchmark.pipeline.run import PipelineRequest, run_pipelines
 from agent.tools.benchmark.recommend import Limits, recommend
 from agent.tools.benchmark.report import Absent, EngineResult, Model, PipelineResult, Report
-from agent.tools.benchmark.scenarios import ENGINE_SCENARIOS, MULTI_STREAM_SAMPLES, Scenario, cases_of
+from agent.tools.benchmark.scenarios import ENGINE_SCENARIOS, MULTI_STREAM_SAMPLES, Case, Scenario, cases_of
 from engines import (
     EnvironmentRecord,
     ModelPackage,
@@ -106,6 +106,7 @@ def _run(request: Request, progress: Progress) -> _Found:
     names, absent = _engines(request)
     plan = _plan(request, names)
     ready, refused = prepare(plan, progress)
+    plan = replace(plan, cases=_cases(request, len(ready)))
     absent += refused
     engines: tuple[EngineResult, ...] = ()
     pipelines: tuple[PipelineResult, ...] = ()
@@ -147,25 +148,29 @@ def _plan(request: Request, names: Sequence[str]) -> Plan:
         for target in engines
         if target.engine == "ort-cpu" and target.engine not in request.pythons
     ]
-    cases = cases_of(
-        [one for one in request.scenarios if one in ENGINE_SCENARIOS and one != "soak"],
-        request.batches,
-        fps=request.fps,
-        is_quick=request.is_quick,
-        share_s=request.within_s / max(len(engines) + len(bare_sessions), 1),
-    )
     largest = max([*request.batches, *([MULTI_STREAM_SAMPLES] if "multi_stream" in request.scenarios else [])])
     return Plan(
         package_dir=request.package_dir,
         cache_dir=request.cache_dir,
         targets=(*engines, *bare_sessions),
-        cases=cases,
+        cases=(),  # how long they are depends on how many engines can be opened
         rounds=request.rounds,
         max_batch=largest,
         options=request.options,
         pythons={**dict.fromkeys(names, sys.executable), **request.pythons},
         images=request.images,
         max_file_mib=request.max_file_mib,
+    )
+
+
+def _cases(request: Request, engines: int) -> tuple[Case, ...]:
+    """What is measured on each of so many engines, bare sessions included."""
+    return cases_of(
+        [one for one in request.scenarios if one in ENGINE_SCENARIOS and one != "soak"],
+        request.batches,
+        fps=request.fps,
+        is_quick=request.is_quick,
+        share_s=request.within_s / max(engines, 1),
     )
 
 

@@ -73,8 +73,7 @@ class ClipServer:
             connection.close()
 
     def serve(self, for_s: float | None = None) -> None:
-        """Accept clients for ``for_s`` seconds, until the block ends on another thread, or until an exception such as
-        KeyboardInterrupt ends it.
+        """Accept clients for ``for_s`` seconds, until the block ends on another thread, or until an exception ends it.
 
         Raises:
             Exception: what ended a client's thread other than the client.

@@ -126,20 +126,22 @@ class ClipCost:
 
 
 def clip_cost(clip: Path, *, decode: DecodeMode = "all", wanted_hz: float | None = None) -> ClipCost:
-    """Decode up to ten seconds of ``clip`` twice on one thread: bare, and with the conversions that its frames need.
+    """Decode up to ten seconds of ``clip`` on one thread, with the conversions that its frames need.
+
+    Both are measured in one pass: the difference of two passes would drown in what else the machine does.
 
     Raises:
         UsageError: it cannot be read, or has fewer than two frames.
     """
-    bare, _ = _read(clip, decode, wanted_hz, is_converted=False)
-    whole, (height, width) = _read(clip, decode, wanted_hz, is_converted=True)
+    found = _read(clip, decode, wanted_hz)
+    height, width = found.size
     return ClipCost(
-        decode_ms=bare.cpu_s * 1e3 / bare.stream_s,
-        convert_ms=max(0.0, whole.cpu_s - bare.cpu_s) * 1e3 / whole.frames,
-        fps=bare.fps,
+        decode_ms=found.decode_s * 1e3 / found.stream_s,
+        convert_ms=found.convert_s * 1e3 / found.frames,
+        fps=found.fps,
         width=width,
         height=height,
-        remarks=tuple(_remarks(bare, decode)),
+        remarks=tuple(_remarks(found, decode)),
     )
 
 
@@ -154,9 +156,13 @@ def _remarks(reading: _Reading, decode: DecodeMode) -> Iterator[str]:
         yield f"has {reading.damaged} packets that could not be decoded"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
-    cpu_s: float
+    decode_s: float
+    convert_s: float
+    """CPU of all frames, as above."""
+    size: tuple[int, int]
+    """Height and width."""
     frames: int
     stream_s: float
     fps: float
@@ -166,39 +172,43 @@ class _Reading:
     damaged: int
 
 
-def _read(
-    clip: Path, decode: DecodeMode, wanted_hz: float | None, *, is_converted: bool
-) -> tuple[_Reading, tuple[int, int]]:
+def _read(clip: Path, decode: DecodeMode, wanted_hz: float | None) -> _Reading:
     try:
         video = open_video(f"file:{clip}", clock=SystemClock(), options={}, is_live=False, threads=1, decode=decode)
     except StreamFailed as exc:
         raise UsageError(f"the clip {clip} cannot be read: {exc}") from exc
     try:
-        return _decoded(video, clip, wanted_hz, is_converted=is_converted)
+        return _decoded(video, clip, wanted_hz)
     except StreamFailed as exc:
         raise UsageError(f"the clip {clip} cannot be decoded: {exc}") from exc
     finally:
         video.close()
 
 
-def _decoded(
-    video: Video, clip: Path, wanted_hz: float | None, *, is_converted: bool
-) -> tuple[_Reading, tuple[int, int]]:
-    never, size, frames, last_s = threading.Event(), (0, 0), 0, 0.0
-    began = time.process_time()
+def _decoded(video: Video, clip: Path, wanted_hz: float | None) -> _Reading:
+    never, size, frames, last_s, convert_s = threading.Event(), (0, 0), 0, 0.0, 0.0
+    began_s = time.process_time()
     while (frame := video.read(_READ_WITHIN_S, never, wanted_hz)) is not None:
         frames, last_s = frames + 1, video.position_s(frame)
-        if is_converted:
-            whole = planes_or_image(frame)
-            height, width = (whole.y if isinstance(whole, Planes) else whole).shape[:2]
-            size = (height, width)
+        read_s = time.process_time()
+        whole = planes_or_image(frame)
+        height, width = (whole.y if isinstance(whole, Planes) else whole).shape[:2]
+        size = (height, width)
+        convert_s += time.process_time() - read_s
         if last_s >= CLIP_S:
             break
-    cpu_s = time.process_time() - began
+    decode_s = time.process_time() - began_s - convert_s
     is_longer = frame is not None and video.read(_READ_WITHIN_S, never, wanted_hz) is not None
     if frames < 2 or last_s <= 0 or not video.fps:
         raise UsageError(f"the clip {clip} has {frames} frames with a time, but two are needed: record ten seconds")
-    reading = _Reading(
-        cpu_s, frames, last_s + 1 / video.fps, video.fps, video.frame_count, is_longer=is_longer, damaged=video.damaged
+    return _Reading(
+        decode_s=decode_s,
+        convert_s=convert_s,
+        size=size,
+        frames=frames,
+        stream_s=last_s + 1 / video.fps,
+        fps=video.fps,
+        announced_frames=video.frame_count,
+        is_longer=is_longer,
+        damaged=video.damaged,
     )
-    return reading, size

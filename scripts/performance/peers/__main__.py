@@ -17,13 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import av
-
+from agent.runtime import logs
 from agent.runtime.errors import Unavailable
 from agent.tools.clip_camera.clip import clip_from_file
 from agent.tools.clip_camera.server import ClipServer
+from scripts.performance.clips import draw_turns, repeat_clip
 from scripts.performance.decoding import draw_clip
-from scripts.performance.peers.age import Pushes, draw_turns
+from scripts.performance.peers.age import FPS, TURN_FRAMES, Pushes
 from scripts.performance.peers.contenders import CONTENDERS, SCRIPTS, NotMeasured, Scene, Setup
 from scripts.performance.peers.measuring import measure
 from scripts.performance.peers.table import Seen, table_of
@@ -33,7 +33,7 @@ _LONG = 24
 """So often is the clip in the file for a reader that cannot begin it again: 6,000 frames."""
 _LIGHT_SIZE, _LIGHT_FPS, _LIGHT_CAMERAS = (320, 240), 10, 4
 _LIBRARIES = ("onnxruntime", "opencv-python-headless", "av", "numpy", "paho-mqtt", "inference", "tritonclient")
-_LIVE = "RTSP"
+_LIVE, _TURNS = "RTSP", 10
 
 _SAY = """\
 import sys
@@ -63,24 +63,6 @@ def run(
     return found
 
 
-def repeat_clip(source: Path, target: Path, times: int) -> None:
-    """Write the packets of ``source`` so often into ``target``, without encoding them again."""
-    with av.open(str(target), "w") as out:
-        stream, offset = None, 0
-        for _ in range(times):
-            with av.open(str(source)) as clip:
-                video = clip.streams.video[0]
-                stream = stream or out.add_stream_from_template(video)
-                end = offset
-                for packet in clip.demux(video):
-                    if packet.dts is None or packet.pts is None:
-                        continue
-                    packet.dts, packet.pts, packet.stream = packet.dts + offset, packet.pts + offset, stream
-                    end = packet.dts + (packet.duration or 1)
-                    out.mux(packet)
-                offset = end
-
-
 def _served(clip: Path, resources: ExitStack, pushes: Pushes | None) -> str:
     """The address of an RTSP server with ``clip``."""
     server = resources.enter_context(ClipServer(clip_from_file(clip), "127.0.0.1", 0, on_frame=pushes))
@@ -93,8 +75,8 @@ def _scenes(folder: Path, resources: ExitStack, pushes: Pushes) -> tuple[Scene, 
     live, light = folder / "live.mp4", folder / "light.mp4"
     draw_clip(clip, *_SIZE, _FRAMES)
     repeat_clip(clip, long_clip, _LONG)
-    draw_turns(live, *_SIZE)
-    draw_turns(light, *_LIGHT_SIZE, fps=_LIGHT_FPS)
+    draw_turns(live, *_SIZE, turns=_TURNS, turn_frames=TURN_FRAMES, fps=FPS)
+    draw_turns(light, *_LIGHT_SIZE, turns=_TURNS, turn_frames=TURN_FRAMES, fps=_LIGHT_FPS)
     url, light_url = _served(live, resources, pushes), _served(light, resources, None)
     return (
         Scene(name="file", sources=(str(clip),), is_live=False, long_clips=(str(long_clip),)),
@@ -134,6 +116,7 @@ def main() -> None:
     pythons = dict.fromkeys(SCRIPTS, options.scripts_python)
     pythons |= {"roboflow": options.roboflow_python} if options.roboflow_python else {}
     pythons |= {"triton": options.triton_python} if options.triton_python else {}
+    logs.configure(level="error")
     pushes = Pushes()
     with tempfile.TemporaryDirectory() as name, ExitStack() as resources:
         folder = Path(name)

@@ -9,39 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-import av
-import cv2
-import numpy as np
-
-from agent.demo import demo_package
 
 FPS = 25
 TURN_FRAMES = 26
 """About a second; no multiple of the distance of two key frames, so that changes come at any place between them."""
-_TURNS = 10
-_KEY_FRAMES = 25
-_IMAGES = ("ok_1.png", "scratch_1.png")
-
-
-def draw_turns(path: Path, width: int, height: int, *, turns: int = _TURNS, fps: int = FPS) -> None:
-    """The clip, with grain, about 4 Mb/s at 720p. An even number of ``turns``, so it can be read again and again."""
-    golden = demo_package() / "golden"
-    images = [cv2.resize(np.asarray(cv2.imread(str(golden / name))), (width, height)) for name in _IMAGES]
-    chance = np.random.default_rng(3)
-    grains = [chance.integers(0, 7, (height, width, 3), np.uint8) for _ in range(4)]
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=fps)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.bit_rate = 4_000_000 * width * height // (1280 * 720)
-        stream.options = {"preset": "veryfast", "g": str(_KEY_FRAMES), "bf": "0", "sc_threshold": "0"}
-        for index in range(turns * TURN_FRAMES):
-            image = cv2.add(images[index // TURN_FRAMES % 2], grains[index % len(grains)])
-            frame = av.VideoFrame.from_ndarray(np.asarray(image, np.uint8), format="bgr24")
-            container.mux(stream.encode(frame.reformat(format="yuv420p")))
-        container.mux(stream.encode(None))
 
 
 class Pushes:

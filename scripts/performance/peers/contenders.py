@@ -67,7 +67,8 @@ def running(kind: str, setup: Setup, scene: Scene, port: int, recorder: Recorder
     if kind not in setup.pythons:
         raise NotMeasured("it has no environment here")
     with ExitStack() as resources:
-        model, servers = str(demo_package() / "model.onnx"), tuple[int, ...]()
+        model = str(demo_package() / "model.onnx")
+        servers: tuple[int, ...] = ()
         if kind == "triton":
             model, servers = resources.enter_context(_triton(setup))
         command = _command(kind, setup.pythons[kind], model, port, scene)

@@ -19,7 +19,8 @@ from scripts.performance.processes import family_cpu_s, family_peak_mib
 from tests.fixtures.mosquitto import MosquittoBroker
 
 _SETTLE_S = 2.0
-_FIRST_WITHIN_S = 60.0
+_FIRST_WITHIN_S = 180.0
+"""Roboflow alone imports for ten seconds on a quiet machine, and for a minute on a busy one."""
 
 
 def measure(kind: str, setup: Setup, scene: Scene, seen: Seen, folder: Path, pushes: Pushes | None) -> None:

@@ -169,8 +169,8 @@ def _local_scores(kind: str, model: str) -> Callable[[Frame], Frame]:
 
     def scores_of(frame: Frame) -> Frame:
         logits = session.run(None, {"image": np.ascontiguousarray(as_tensor(frame))})[0][0]
-        powers = np.exp(logits - logits.max())
-        scores: Frame = powers / powers.sum()
+        weights = np.exp(logits - logits.max())
+        scores: Frame = weights / weights.sum()
         return scores
 
     return scores_of

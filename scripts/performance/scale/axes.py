@@ -10,12 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import av
-import cv2
-import numpy as np
-
 from agent.demo import demo_package
 from agent.publish.outbox.choose import FILE_NAME
+from scripts.performance.clips import draw_turns
 from scripts.performance.decoding import draw_clip
 from scripts.performance.make_models import small_classifier, write_package
 from scripts.performance.outbox_drain import fill
@@ -168,18 +165,7 @@ def _dead(place: Place, count: int) -> Iterator[Work]:
 
 
 def _draw_changes(path: Path) -> None:
-    golden = demo_package() / "golden"
-    images = [
-        cv2.resize(np.asarray(cv2.imread(str(golden / name))), (320, 240)) for name in ("ok_1.png", "scratch_1.png")
-    ]
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=50)
-        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        stream.options = {"crf": "12", "bf": "0", "g": "1"}
-        for number in range(_CLIP_FRAMES):
-            frame = av.VideoFrame.from_ndarray(np.asarray(images[number % 2], np.uint8), format="bgr24")
-            container.mux(stream.encode(frame.reformat(format="yuv420p")))
-        container.mux(stream.encode(None))
+    draw_turns(path, 320, 240, turns=_CLIP_FRAMES, turn_frames=1, fps=_EVENTS_A_CAMERA)
 
 
 AXES: Mapping[str, Axis] = MappingProxyType(

@@ -20,8 +20,17 @@ def lines_of(name: str, axis: Axis, points: Sequence[Point], load: Load) -> list
     more = [title for title, shown in _MORE if any(shown(point) for point in points)]
     rows = [_row(point, more) for point in points]
     told = verdict(axis, points) if load.problem is None else [f"Not to be judged: {load.problem}."]
-    picture = f"![{axis.title}: rate, age, CPU and memory](images/{name}.png)"
-    return [f"{axis.title}:", "", *table([*columns, *more], rows), *told, "", picture, ""]
+    return [f"{axis.title}:", "", *table([*columns, *more], rows), *told, "", *_picture(name, axis), ""]
+
+
+def _picture(name: str, axis: Axis) -> list[str]:
+    """For light and dark pages."""
+    return [
+        "<picture>",
+        f'  <source media="(prefers-color-scheme: dark)" srcset="images/{name}-dark.png">',
+        f'  <img alt="{axis.title}: rate, age, CPU and memory" src="images/{name}.png">',
+        "</picture>",
+    ]
 
 
 _MORE = (
