@@ -46,7 +46,10 @@ _HOST = re.compile(rb"(?:\[[\w.:%~-]+\]|[\w.~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?\Z"
 
 
 class _BadHead(Exception):
-    """A request's head can be read in more than one way, or says not for whom the request is."""
+    """A request's head is too large, can be read in more than one way, or says not for whom the request is.
+
+    ``args`` are the status and the text of the answer.
+    """
 
 
 class _Transport:
@@ -63,6 +66,7 @@ class LimitedProtocol(HttpToolsProtocol):
     max_connections: ClassVar[int]
     _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _measured_bytes = 0
     _is_in_head = True
     _is_surplus = False
     _is_ending = False
@@ -103,7 +107,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserError as exc:
             cause = exc.__context__
-            self._refuse(400, str(cause) if isinstance(cause, _BadHead) else _NO_HTTP)
+            self._refuse(*(cause.args if isinstance(cause, _BadHead) else (400, _NO_HTTP)))
         except httptools.HttpParserUpgrade as exc:
             self._parse_without_upgrade(data[exc.args[0] :])
 
@@ -126,8 +130,25 @@ class LimitedProtocol(HttpToolsProtocol):
         """See httptools.HTTPProtocol."""
         super().on_message_begin()
         self._is_in_head = True
+        self._measured_bytes = 0
         if self._timer is None:  # the first one began with the connection
             self._start_timer()
+
+    def on_url(self, url: bytes) -> None:
+        """See httptools.HTTPProtocol."""
+        super().on_url(url)
+        self._measure_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools.HTTPProtocol."""
+        super().on_header(name, value)
+        self._measure_head(len(name) + len(value))
+
+    def _measure_head(self, more_bytes: int) -> None:
+        # Of a head that arrives in one piece; ``_head_bytes`` is of one that never ends.
+        self._measured_bytes += more_bytes
+        if self._measured_bytes > MAX_HEAD_BYTES:
+            raise _BadHead(*_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         """See httptools.HTTPProtocol."""
@@ -136,7 +157,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._is_in_head, self._head_bytes = False, 0
         self._start_timer()
         if (fault := _fault_of_head(self.headers, self.url, self.parser.get_http_version())) is not None:
-            raise _BadHead(fault)
+            raise _BadHead(400, fault)
         super().on_headers_complete()
         cycle: Any = self.cycle
         cycle.transport = self._transport_of_calls
