@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import time
+from functools import partial
 
 import uvicorn
 import uvloop  # noqa: F401 - uvicorn imports it by name and late, on its thread, where a fault would end the agent
@@ -58,11 +59,10 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn, which gives a handshake a minute: until its end the limits of the protocol do not count."""
         config, loop = self.config, asyncio.get_running_loop()
+        state, app_state = self.server_state, self.lifespan.state
         self.servers = [
             await loop.create_server(
-                lambda: config.http_protocol_class(
-                    config=config, server_state=self.server_state, app_state=self.lifespan.state
-                ),
+                partial(self._protocol, config=config, server_state=state, app_state=app_state),
                 sock=listening,
                 ssl=config.ssl,
                 backlog=config.backlog,
