@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,12 @@ from tests.fixtures.certificates import Authority
 from tests.fixtures.serving import serving
 
 _PATIENCE_S = 20.0
+_AT_ONCE = {
+    "ModelInfer": grpc.StatusCode.UNAUTHENTICATED,
+    "ServerLive": b"\x08\x01",
+    "Nothing": grpc.StatusCode.UNIMPLEMENTED,
+    "TraceSetting": grpc.StatusCode.UNIMPLEMENTED,
+}
 _GRPC = """
 import socket, sys
 from agent.config.sections.serve import ServeConfig
@@ -59,6 +67,33 @@ def test_a_tls_connection_without_a_handshake_ends_in_time_over_grpc_and_fills_n
     program = [sys.executable, "-c", _GRPC, tls["key_file"], tls["cert_file"]]
     ended = subprocess.run(program, capture_output=True, text=True, timeout=60.0, check=False)
     assert (ended.stdout, ended.stderr) == ("closed both\n", "")
+
+
+def test_calls_without_a_token_and_a_message_hold_no_thread(tmp_path: Path) -> None:
+    """Each would count for as long as it likes as one of the calls that may run."""
+    tokens, sends = tmp_path / "tokens", threading.Event()
+    tokens.write_text(f"press {'t' * 32}\n")
+    tokens.chmod(0o600)
+
+    def silence() -> Iterator[bytes]:
+        sends.wait(_PATIENCE_S)
+        yield b""
+
+    with serving(tmp_path, grpc="127.0.0.1:0", tokens_file=str(tokens)) as server:
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        with grpc.insecure_channel(server.service.grpc_address or "", options=options) as channel:
+            try:
+                for name in ("ModelInfer", "ServerLive", "Nothing", "TraceSetting"):
+                    call: Any = channel.stream_unary(f"{PROTOCOL_SERVICE}/{name}")
+                    answers = [call.future(silence(), timeout=_PATIENCE_S) for _ in range(10)]
+                    ended = [one.exception(_PATIENCE_S / 2) for one in answers]
+                    said = {
+                        one.result() if error is None else error.code()
+                        for one, error in zip(answers, ended, strict=True)
+                    }
+                    assert said == {_AT_ONCE[name]}, name
+            finally:
+                sends.set()
 
 
 def test_surplus_connections_are_closed_over_grpc_too(tmp_path: Path) -> None:

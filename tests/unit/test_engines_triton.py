@@ -252,19 +252,19 @@ _NO_TLS = "TLS with it failed: .*; set tls: false"
 
 
 @pytest.mark.parametrize(
-    ("said", "options", "message"),
+    ("said", "tls", "message"),
     [
         (
             b"\x00\x00\x12\x04\x00\x00\x00\x00\x00",
-            {},
+            False,
             "its answer is no HTTP; give its port of HTTP, or set protocol: grpc",
         ),
-        (b"RTSP/1.0 400 Bad Request\r\n\r\n", {}, "its answer is no HTTP"),
-        (b"", {}, r"closed the connection without an answer, as a server does that expects TLS \(tls: true\)"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", {"tls": True}, _NO_TLS),
+        (b"RTSP/1.0 400 Bad Request\r\n\r\n", False, "its answer is no HTTP"),
+        (b"", False, r"closed the connection without an answer, as a server does that expects TLS \(tls: true\)"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", True, _NO_TLS),
     ],
 )
-def test_what_answers_at_a_wrong_port_is_named(said: bytes, options: Mapping[str, object], message: str) -> None:
+def test_what_answers_at_a_wrong_port_is_named(said: bytes, tls: bool, message: str) -> None:
     def answer() -> None:
         client, _ = listening.accept()
         with client:
@@ -275,7 +275,7 @@ def test_what_answers_at_a_wrong_port_is_named(said: bytes, options: Mapping[str
         server = threading.Thread(target=answer, name="server")
         server.start()
         with pytest.raises(EngineUnavailable, match=message) as caught:
-            open_triton(PACKAGE, _options(listening.getsockname()[1], timeout_ms=5000, **options))
+            open_triton(PACKAGE, _options(listening.getsockname()[1], timeout_ms=5000, tls=tls))
         server.join(5.0)
     assert caught.value.message.isprintable()
 
