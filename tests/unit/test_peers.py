@@ -67,7 +67,8 @@ def test_script_that_ends_is_named_with_its_last_line(tmp_path: Path, monkeypatc
 def test_reader_that_cannot_begin_a_file_again_gets_the_long_one() -> None:
     scene = Scene(name="file", sources=("a.mp4",), is_live=False, long_clips=("long.mp4",))
     assert "long.mp4" in contenders._command("roboflow", "python", "m.onnx", 1883, scene)
-    assert contenders._command("tuned", "python", "m.onnx", 1883, scene)[2:] == ["tuned", "m.onnx", "1883", "a.mp4"]
+    tuned = contenders._command("tuned", "python", "m.onnx", 1883, scene)
+    assert tuned[2:] == ["tuned", "m.onnx", "1883", "a.mp4", "--size", "160x120"]
 
 
 def test_repeated_clip_has_all_frames_in_order(tmp_path: Path) -> None:
