@@ -4,6 +4,7 @@ served_models  the facade on which every face stands: models, requests, statisti
 descriptions   metadata, configuration, statistics and index as the protocol has them
 inputs         the section, tokens and certificate of a server, read and checked
 tokens         who may call, and how often
+call_faults    what is said and logged when a call ends by a fault of the server
 work           threads that decode images and load models
 http/          the HTTP face
 grpc/          the gRPC face

@@ -15,13 +15,14 @@ import cv2
 import grpc
 import numpy as np
 import pytest
+import structlog
 import uvloop
 
 from agent.config.loader import LoadedConfig, load_config
 from agent.inference.pipeline import Parts, Pipeline
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import AgentError, Unavailable
-from agent.web.served_models import ModelControl, ServedModels
+from agent.web.served_models import ModelControl, ServedModel, ServedModels
 from agent.web.service import WebService
 from engines import PROTOCOL_SERVICE, EngineOptions, EngineUnavailable, Images, Scores, protocol_message
 from engines.backends.triton.engine import TritonEngine, open_triton
@@ -97,6 +98,7 @@ def _face(
     on_infer: Callable[[Images], None] | None = None,
     control: ModelControl | None = None,
     labels: Sequence[str] = LABELS,
+    models: type[ServedModels] = ServedModels,
     **serve: Any,
 ) -> Iterator[Face]:
     loaded = _loaded(directory, **serve)
@@ -106,7 +108,7 @@ def _face(
     with Pipeline(loaded.config, packages, parts, clock=SystemClock(), emit=lambda _: None) as pipeline:
         pipeline.start_workers()
         assert pipeline.workers["inspect"].wait_ready(5.0)
-        service = WebService(loaded, ServedModels(pipeline, control))
+        service = WebService(loaded, models(pipeline, control))
         try:
             service.start()
             options = (("grpc.use_local_subchannel_pool", 1),)
@@ -260,6 +262,50 @@ def test_a_stream_answers_in_order_and_goes_on_after_a_refusal(face: Face) -> No
     assert list(responses) == []
     assert [one.infer_response.id for one in answers] == ["a", "b", "c"]
     assert [bool(one.error_message) for one in answers] == [False, True, False]
+
+
+def test_a_message_that_cannot_be_read_is_the_clients_mistake(face: Face, capfd: pytest.CaptureFixture[str]) -> None:
+    damaged = b"\xff\xff\xff"
+    for method in ("ServerLive", "ModelInfer", "ModelStatistics", "RepositoryIndex"):
+        with structlog.testing.capture_logs() as lines, pytest.raises(grpc.RpcError) as error:
+            face.channel.unary_unary(f"{PROTOCOL_SERVICE}/{method}")(damaged, timeout=10)
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT, method
+        assert f"the message is no {method}Request" in (error.value.details() or "")
+        assert lines == [], "a client must not fill the log"
+    request = protocol_message("ModelInferRequest")(**_request(60)).SerializeToString()
+    stream = face.channel.stream_stream(f"{PROTOCOL_SERVICE}/ModelStreamInfer")
+    response = protocol_message("ModelStreamInferResponse").FromString
+    refused, answered = map(response, stream(iter([damaged, request]), timeout=10))
+    assert "the message is no ModelInferRequest" in refused.error_message
+    assert _scores(answered.infer_response).shape == (1, len(LABELS))
+    assert "Traceback" not in capfd.readouterr().err
+
+
+class _Broken(ServedModels):
+    """Its models end in an exception that nobody expects."""
+
+    def get(self, name: str, version: str = "") -> ServedModel:
+        raise KeyError(f"secret of {name}")
+
+
+@pytest.mark.parametrize("call", ["ModelInfer", "ModelMetadata", "ModelStreamInfer"])
+def test_an_internal_error_is_answered_as_internal_and_logged(tmp_path: Path, call: str) -> None:
+    with _face(tmp_path, models=_Broken) as face, structlog.testing.capture_logs() as lines:
+        path = f"{PROTOCOL_SERVICE}/{call}"
+        name = protocol_message("ModelMetadataRequest" if call == "ModelMetadata" else "ModelInferRequest")
+        request = (name(name="inspect") if call == "ModelMetadata" else name(model_name="inspect")).SerializeToString()
+        with pytest.raises(grpc.RpcError) as error:
+            if call == "ModelStreamInfer":
+                list(face.channel.stream_stream(path)(iter([request]), timeout=10))
+            else:
+                face.channel.unary_unary(path)(request, timeout=10)
+        assert face.call("ServerLive").live
+    assert error.value.code() is grpc.StatusCode.INTERNAL
+    assert error.value.details() == (
+        "the server failed to answer because of an internal error; the agent's log has it as serve.call_failed"
+    )
+    (line,) = [line for line in lines if line["log_level"] == "error"]
+    assert (line["event"], line["error"]) == ("serve.call_failed", "KeyError: 'secret of inspect'")
 
 
 def test_a_deadline_and_a_cancelled_call_leave_the_queue(tmp_path: Path) -> None:

@@ -42,6 +42,13 @@ def test_a_wish_for_another_protocol_is_ignored(server: Server, upgrade: bytes, 
     ("head", "status", "text"),
     [
         (_LIVE + b"Host: evil.example\r\n\r\n", b"400", b"has the header host twice"),
+        (b"GET /v2/health/live HTTP/1.1\r\n\r\n", b"400", b"no header Host"),
+        (b"GET /v2/health/live HTTP/1.1\r\nHost:\r\n\r\n", b"400", b"Host must be a name or an address"),
+        (b"GET /v2/health/live HTTP/1.1\r\nHost: [::1\r\n\r\n", b"400", b"Host must be a name or an address"),
+        (b"GET /v2/health/live HTTP/1.1\r\nHost: a@localhost\r\n\r\n", b"400", b"Host must be a name or an address"),
+        (b"GET /v2/health/live HTTP/1.1\r\nHost: localhost:99999999\r\n\r\n", b"400", b"Host must be a name"),
+        (b"GET http://evil.example/v2 HTTP/1.1\r\nHost: localhost\r\n\r\n", b"400", b"name two servers"),
+        (b"GET http://localhost@evil.example/v2 HTTP/1.1\r\nHost: localhost\r\n\r\n", b"400", b"name two servers"),
         (_LIVE + b"Authorization: Bearer a\r\nAUTHORIZATION: Bearer b\r\n\r\n", b"400", b"authorization twice"),
         (_LIVE + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc", b"400", b"Invalid HTTP request"),
         (_LIVE + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400", b"Invalid HTTP request"),
@@ -63,6 +70,19 @@ def test_a_request_that_others_may_read_in_another_way_is_refused(
     assert answer.startswith(b"HTTP/1.1 " + status)
     assert answer.count(b"HTTP/1.1 ") == 1
     assert text in answer
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /v2/health/live HTTP/1.0\r\n\r\n",
+        b"GET /v2/health/live HTTP/1.1\r\nHost: [fe80::1%25eth0]:8000\r\nConnection: close\r\n\r\n",
+        b"GET /v2/health/live HTTP/1.1\r\nHost: edge_board-1.local:\r\nConnection: close\r\n\r\n",
+        b"GET http://LocalHost:8000/v2/health/live HTTP/1.1\r\nHost: localhost:8000\r\nConnection: close\r\n\r\n",
+    ],
+)
+def test_every_host_that_the_rules_allow_is_taken(server: Server, head: bytes) -> None:
+    assert server.raw(head).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_a_body_that_never_ends_gets_one_answer_alone(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 import grpc
 import numpy as np
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
 
+from agent.web.call_faults import FAULT_TEXT, fault_logger
 from agent.web.descriptions import (
     NO_LOG_SETTINGS,
     NO_SHARED_MEMORY,
@@ -38,6 +40,7 @@ from agent.web.work import WorkThreads
 from engines import PROTOCOL_SERVICE, protocol_message
 
 T = TypeVar("T")
+fault_logger("grpc._server")
 _OPEN = frozenset({"ServerLive", "ServerReady"})
 """Answered without a token, as over HTTP."""
 _STREAM = "ModelStreamInfer"
@@ -86,11 +89,7 @@ class InferenceCalls(grpc.GenericRpcHandler):
             "ModelInfer": self._infer,
         }
         self._handlers = {name: self._handler(name, method) for name, method in methods.items()}
-        self._handlers[_STREAM] = grpc.stream_stream_rpc_method_handler(
-            self._stream,
-            request_deserializer=protocol_message("ModelInferRequest").FromString,
-            response_serializer=protocol_message("ModelStreamInferResponse").SerializeToString,
-        )
+        self._handlers[_STREAM] = grpc.stream_stream_rpc_method_handler(self._stream)
         self._handlers |= {name: _unimplemented(text) for name, text in _ABSENT.items()}
 
     def service(self, handler_call_details: Any) -> Any:
@@ -101,40 +100,46 @@ class InferenceCalls(grpc.GenericRpcHandler):
         return self._handlers.get(name, _OTHER_CALL)
 
     def _handler(self, name: str, method: Callable[[Any, Any], Any]) -> Any:
-        return grpc.unary_unary_rpc_method_handler(
-            lambda request, context: self._answer(name, method, request, context),
-            request_deserializer=protocol_message(f"{name}Request").FromString,
-            response_serializer=protocol_message(f"{name}Response").SerializeToString,
-        )
+        return grpc.unary_unary_rpc_method_handler(lambda data, context: self._answer(name, method, data, context))
 
-    def _answer(self, name: str, method: Callable[[Any, Any], Any], request: Any, context: Any) -> Any:
+    def _answer(self, name: str, method: Callable[[Any, Any], Any], data: bytes, context: Any) -> bytes:
+        _expect_fault(context)
         try:
             if name not in _OPEN:
                 self._admit(context)
-            return method(request, context)
+            answer: bytes = method(_parsed(name, data), context).SerializeToString()
         except RequestRefused as exc:
             _abort(context, exc)
+            raise  # never: abort raises
         except CancelledError:
             context.abort(grpc.StatusCode.CANCELLED, "the client cancelled the call")
+            raise
+        _expect_no_fault(context)
+        return answer
 
-    def _stream(self, requests: Iterable[Any], context: Any) -> Iterator[Any]:
+    def _stream(self, requests: Iterable[bytes], context: Any) -> Iterator[bytes]:
         """Answer one after the other; a request that is refused has its error in the stream, which goes on."""
+        _expect_fault(context)
         try:
             self._admit(context)
         except RequestRefused as exc:
             _abort(context, exc)
         try:
-            for request in requests:
-                yield self._answer_in_stream(request, context)
+            for data in requests:
+                yield self._answer_in_stream(data, context).SerializeToString()
         except CancelledError:
-            return
+            pass
+        _expect_no_fault(context)
 
-    def _answer_in_stream(self, request: Any, context: Any) -> Any:
+    def _answer_in_stream(self, data: bytes, context: Any) -> Any:
         response_of = protocol_message("ModelStreamInferResponse")
+        call_id = ""
         try:
+            request = _parsed("ModelInfer", data)
+            call_id = request.id
             return response_of(infer_response=self._infer(request, context))
         except RequestRefused as exc:
-            return response_of(error_message=exc.message, infer_response={"id": request.id})
+            return response_of(error_message=exc.message, infer_response={"id": call_id})
 
     def _admit(self, context: Any) -> None:
         given = [value for key, value in context.invocation_metadata() if key == "authorization"]
@@ -227,6 +232,25 @@ def _result(future: Future[T], context: Any, start: Callable[[], None] | None = 
         future.cancel()
         raise CancelledError
     return future.result()
+
+
+def _parsed(name: str, data: bytes) -> Any:
+    """The request of the call ``name``. Not by gRPC, which answers INTERNAL and logs the client's mistake."""
+    try:
+        return protocol_message(f"{name}Request").FromString(data)
+    except DecodeError as exc:
+        raise BadInput(f"the message is no {name}Request: {exc}; send one of the protocol's") from exc
+
+
+def _expect_fault(context: Any) -> None:
+    """From here on gRPC answers an exception that nobody expects with INTERNAL, and not with its text."""
+    context.set_code(grpc.StatusCode.INTERNAL)
+    context.set_details(FAULT_TEXT)
+
+
+def _expect_no_fault(context: Any) -> None:
+    context.set_code(grpc.StatusCode.OK)
+    context.set_details("")
 
 
 def _unimplemented(text: str) -> Any:

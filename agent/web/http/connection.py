@@ -7,17 +7,18 @@ connections there may be. A client that sends a byte now and then would otherwis
 from __future__ import annotations
 
 import asyncio
-import logging
+import re
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from agent.runtime.logs import get_logger
+from agent.web.call_faults import FAULT_TEXT, fault_logger
 from agent.web.http.replies import reply_json
 
-log = get_logger(__name__)
+_faults = fault_logger("uvicorn.calls")
 
 MAX_HEAD_BYTES = 65_536
 CHUNK_BYTES = 262_144
@@ -40,24 +41,15 @@ _ONCE = frozenset(
 _TOO_LARGE = (431, "the head of the request is too large; send fewer or shorter headers")
 
 
-class _Ambiguous(Exception):
-    """A request has a header twice that must be there once."""
+_HOST = re.compile(rb"(?:\[[\w.:%~-]+\]|[\w.~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?\Z")
+"""RFC 9112, section 3.2: a name or an address, and a port. An address of IPv6 may name its zone."""
 
 
-class _Faults(logging.Handler):
-    """Writes an exception that ended a call, which uvicorn logs as text of several lines, as an event."""
+class _BadHead(Exception):
+    """A request's head is too large, can be read in more than one way, or says not for whom the request is.
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """See logging."""
-        fault = record.exc_info[1] if record.exc_info else None
-        text = record.getMessage().strip() if fault is None else f"{type(fault).__name__}: {fault}"
-        log.error("serve.call_failed", error=text, exc_info=record.exc_info)
-
-
-_faults = logging.getLogger("uvicorn.calls")
-_faults.setLevel(logging.ERROR)
-_faults.propagate = False
-_faults.addHandler(_Faults())
+    ``args`` are the status and the text of the answer.
+    """
 
 
 class _Transport:
@@ -74,6 +66,7 @@ class LimitedProtocol(HttpToolsProtocol):
     max_connections: ClassVar[int]
     _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _measured_bytes = 0
     _is_in_head = True
     _is_surplus = False
     _is_ending = False
@@ -114,7 +107,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserError as exc:
             cause = exc.__context__
-            self._refuse(400, str(cause) if isinstance(cause, _Ambiguous) else _NO_HTTP)
+            self._refuse(*(cause.args if isinstance(cause, _BadHead) else (400, _NO_HTTP)))
         except httptools.HttpParserUpgrade as exc:
             self._parse_without_upgrade(data[exc.args[0] :])
 
@@ -137,8 +130,25 @@ class LimitedProtocol(HttpToolsProtocol):
         """See httptools.HTTPProtocol."""
         super().on_message_begin()
         self._is_in_head = True
+        self._measured_bytes = 0
         if self._timer is None:  # the first one began with the connection
             self._start_timer()
+
+    def on_url(self, url: bytes) -> None:
+        """See httptools.HTTPProtocol."""
+        super().on_url(url)
+        self._measure_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools.HTTPProtocol."""
+        super().on_header(name, value)
+        self._measure_head(len(name) + len(value))
+
+    def _measure_head(self, more_bytes: int) -> None:
+        # Of a head that arrives in one piece; ``_head_bytes`` is of one that never ends.
+        self._measured_bytes += more_bytes
+        if self._measured_bytes > MAX_HEAD_BYTES:
+            raise _BadHead(*_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         """See httptools.HTTPProtocol."""
@@ -146,10 +156,8 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._is_in_head, self._head_bytes = False, 0
         self._start_timer()
-        decisive = [name for name, _ in self.headers if name in _ONCE]
-        if len(decisive) != len(set(decisive)):
-            twice = next(name for name in decisive if decisive.count(name) > 1).decode()
-            raise _Ambiguous(f"the request has the header {twice} twice, but it may be there once; send one of them")
+        if (fault := _fault_of_head(self.headers, self.url, self.parser.get_http_version())) is not None:
+            raise _BadHead(400, fault)
         super().on_headers_complete()
         cycle: Any = self.cycle
         cycle.transport = self._transport_of_calls
@@ -225,10 +233,30 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
+def _fault_of_head(headers: Sequence[tuple[bytes, bytes]], url: bytes, version: str) -> str | None:
+    """Why nobody may rely on how this head is read; None if it can be read in one way."""
+    decisive = [name for name, _ in headers if name in _ONCE]
+    if len(decisive) != len(set(decisive)):
+        twice = next(name for name in decisive if decisive.count(name) > 1).decode()
+        return f"the request has the header {twice} twice, but it may be there once; send one of them"
+    host = next((value for name, value in headers if name == b"host"), None)
+    if host is None:
+        # Before 1.1 it was no rule.
+        needs = (
+            "the request has no header Host, but this version of HTTP requires one; send the address of this server"
+        )
+        return needs if version == "1.1" else None
+    if _HOST.match(host) is None:
+        return "the header Host must be a name or an address, with or without a port; send that of this server"
+    scheme, _, rest = url.partition(b"://")
+    if rest and b"/" not in scheme and rest.partition(b"/")[0].lower() != host.lower():
+        return "the request line and the header Host name two servers, but a request is for one; send the same twice"
+    return None
+
+
 async def _answer_fault(cycle: Any) -> None:
     """What uvicorn answers with a word of plain text."""
-    text = "the server failed to answer because of an internal error; the agent's log has it as serve.call_failed"
-    await reply_json(cycle.send, {"error": text}, status=500, headers=((b"connection", b"close"),))
+    await reply_json(cycle.send, {"error": FAULT_TEXT}, status=500, headers=((b"connection", b"close"),))
 
 
 def limited_protocol(*, read_timeout_s: float, max_connections: int) -> type[LimitedProtocol]:

@@ -18,6 +18,7 @@ from agent.web.served_models import Answer, BadInput, ServedModel
 from engines import Scores, Task
 
 MAX_TOP_K = 100
+_TOP_K = "top_k"
 _DEFAULT_TOP_K = 3
 _FORM = "multipart/form-data"
 _FIELD = "image"
@@ -58,7 +59,13 @@ class RestRoutes:
 
 
 def _top_k(request: Request) -> int:
-    given = request.query_params.get("top_k", str(_DEFAULT_TOP_K))
+    names = [name for name, _ in request.query_params.multi_items()]
+    if names not in ([], [_TOP_K]):
+        raise BadInput(
+            f"the query of the address has {', '.join(names)[:100]!r}, but it may have {_TOP_K} alone, once; send, "
+            "for example, ?top_k=3"
+        )
+    given = request.query_params.get(_TOP_K, str(_DEFAULT_TOP_K))
     if not given.isascii() or not given.isdigit() or len(given) > 3 or not 1 <= int(given) <= MAX_TOP_K:
         raise BadInput(f"top_k must be a whole number of 1 to {MAX_TOP_K}; send, for example, ?top_k=3")
     return int(given)
@@ -72,7 +79,11 @@ def _images_of(body: bytes, content_type: str, model: ServedModel) -> list[bytes
             415, "the body is JSON, but this call takes an image; send its bytes, such as with --data-binary"
         )
     images = files_of_form(body, content_type, _FIELD) if kind == _FORM else [body]
-    if not 1 <= len(images) <= model.max_batch:
+    if not images:
+        raise BadInput(
+            f"the form has no file in a field `{_FIELD}`; send one there, such as with: curl -F {_FIELD}=@image.jpg"
+        )
+    if len(images) > model.max_batch:
         raise BadInput(
             f"the form has {len(images)} files in its field `{_FIELD}`, but model {model.name} takes 1 to "
             f"{model.max_batch}; send fewer in a request"
