@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 
 _THREADS = "OPENBLAS_NUM_THREADS"
@@ -19,7 +18,7 @@ def load_with_one_blas_thread() -> None:
         return
     os.environ[_THREADS] = "1"
     try:
-        for library in ("numpy", "cv2"):
-            importlib.import_module(library)
+        import cv2  # noqa: F401 - loaded for what it does then
+        import numpy as np  # noqa: F401 - the same
     finally:
         del os.environ[_THREADS]
