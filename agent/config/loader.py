@@ -299,13 +299,12 @@ def _missing_connection_files(document: StrictDocument, base_dir: Path) -> Itera
             if not isinstance(value, str) or not key.endswith("_file") or key == "key_password_file":
                 continue
             found = resolved_path(value, base_dir)
-            if (problem := _absence(found, Path.is_file, f"there is no file {found}")) is not None:
+            if (problem := _missing_file(found)) is not None:
                 yield at(document, (*section, key), problem)
     tokens_file = section_of(document.data, "serve").get("tokens_file")
     if isinstance(tokens_file, str):
         found = resolved_path(tokens_file, base_dir)
-        text = f"there is no file {found}; make it with a line NAME TOKEN for each client"
-        if (problem := _absence(found, Path.is_file, text)) is not None:
+        if (problem := _missing_file(found, "; make it with a line NAME TOKEN for each client")) is not None:
             yield at(document, ("serve", "tokens_file"), problem)
     metrics_file = section_of(document.data, "serve").get("metrics_file")
     if isinstance(metrics_file, str) and metrics_file.endswith(".prom"):
@@ -386,6 +385,18 @@ def _absence(path: Path, look: Callable[[Path], bool], otherwise: str) -> str | 
             f"{path} cannot be reached ({exc.strerror}) by user number {os.geteuid()}, who runs the agent; give that "
             "user the right to enter every folder of the path, or move what is there, for example below /etc/agent"
         )
+
+
+def _missing_file(path: Path, remedy: str = "") -> str | None:
+    """The problem with a path that must be a file; ``remedy`` is for one where there is nothing."""
+    problem = _absence(path, Path.is_file, f"there is no file {path}{remedy}")
+    if problem is not None:
+        with suppress(OSError):
+            if path.exists():
+                return (
+                    f"must be a file, but {path} is {'a folder' if path.is_dir() else 'no regular file'}; name a file"
+                )
+    return problem
 
 
 def _mqtt_password_file(config: AgentConfig, base_dir: Path, environ: Mapping[str, str]) -> Path | None:

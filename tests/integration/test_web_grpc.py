@@ -266,7 +266,7 @@ def test_a_stream_answers_in_order_and_goes_on_after_a_refusal(face: Face) -> No
 
 def test_a_message_that_cannot_be_read_is_the_clients_mistake(face: Face, capfd: pytest.CaptureFixture[str]) -> None:
     damaged = b"\xff\xff\xff"
-    for method in ("ServerLive", "ModelInfer", "ModelStatistics", "RepositoryIndex"):
+    for method in ("ModelMetadata", "ModelInfer", "ModelStatistics", "RepositoryIndex"):
         with structlog.testing.capture_logs() as lines, pytest.raises(grpc.RpcError) as error:
             face.channel.unary_unary(f"{PROTOCOL_SERVICE}/{method}")(damaged, timeout=10)
         assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT, method

@@ -52,7 +52,9 @@ def test_the_curl_session_of_the_documentation(address: str, tmp_path: Path) -> 
     """Each command of the page runs, and its answer has the text that the page shows after `# `."""
     session = re.search(r"<!-- curl session -->\n```sh\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert session is not None
-    shutil.copy(demo_package() / "evaluation" / "002_dent.jpg", tmp_path / "dent.jpg")
+    copied = re.search(r"^cp (\S+) dent.jpg$", _PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert copied is not None
+    shutil.copy(_PAGE.parent.parent / copied[1], tmp_path / "dent.jpg")
     commands = re.findall(r"^(curl .*?)\n# (.*?)$", session[1], re.MULTILINE)
     assert len(commands) >= 5
     for command, expected in commands:

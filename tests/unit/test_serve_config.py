@@ -92,6 +92,11 @@ def test_addresses(tmp_path: Path, address: str, host: str, port: int, is_local:
             r"serve\.tls\.cert_file: there is no file",
         ),
         ({"http": "127.0.0.1:1", "tokens_file": "t"}, r"serve\.tokens_file: there is no file .*NAME TOKEN"),
+        ({"http": "127.0.0.1:1", "tokens_file": "."}, r"serve\.tokens_file: must be a file, but .* is a folder; name"),
+        (
+            {"http": "127.0.0.1:1", "tls": {"cert_file": "/dev/null", "key_file": "."}},
+            r"cert_file: must be a file, but /dev/null is no regular file(.|\n)*key_file: must be a file, .* a folder",
+        ),
         ({"http": "127.0.0.1:1", "max_body_mib": 65}, "max_bodies_mib 64 is below max_body_mib 65"),
         ({"http": "127.0.0.1:1", "min_share_ratio": 1.0}, r"serve\.min_share_ratio"),
         ({"http": "127.0.0.1:1", "htttp": 1}, "unknown key"),

@@ -120,9 +120,9 @@ class ServeConfig(Section):
     max_json_mib: int = Field(default=1, ge=1, le=64)
     """Largest JSON text of a request in MiB; send tensors as binary data."""
     max_connections: int = Field(default=64, ge=1, le=4096)
-    """Maximum number of open connections; more are answered with 503."""
+    """Maximum number of open connections of HTTP, and of gRPC; more are answered with 503, or closed over gRPC."""
     read_timeout_s: float = Field(default=10.0, ge=0.1, le=600.0)
-    """How long the head of a request, and then its body, may take to arrive."""
+    """How long a TLS handshake, the head of a request, and then its body, may take to arrive."""
     metrics_file: str | None = None
     """File of metrics, `NAME.prom`, such as `/var/lib/node_exporter/agent.prom`, every 15 s; needs no address."""
     page: bool = False

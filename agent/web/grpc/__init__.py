@@ -6,3 +6,8 @@ listener   the port, the threads and the TLS of the server
 
 Threads: ``serve-grpc_N`` run one call each, and a thread of gRPC's own takes them in.
 """
+
+import os
+
+# As in engines.backends.triton, for a server without that engine: a client could fill the log with failed handshakes.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -100,14 +100,19 @@ class InferenceCalls(grpc.GenericRpcHandler):
         return self._handlers.get(name, _OTHER_CALL)
 
     def _handler(self, name: str, method: Callable[[Any, Any], Any]) -> Any:
-        return grpc.unary_unary_rpc_method_handler(lambda data, context: self._answer(name, method, data, context))
+        # As a stream, of which gRPC does not wait for the first message: who has no token must not hold a thread.
+        return grpc.stream_unary_rpc_method_handler(
+            lambda messages, context: self._answer(name, method, messages, context)
+        )
 
-    def _answer(self, name: str, method: Callable[[Any, Any], Any], data: bytes, context: Any) -> bytes:
+    def _answer(self, name: str, method: Callable[[Any, Any], Any], messages: Iterator[bytes], context: Any) -> bytes:
         _expect_fault(context)
         try:
+            request = None  # of those that anybody may ask, it has no fields
             if name not in _OPEN:
                 self._admit(context)
-            answer: bytes = method(_parsed(name, data), context).SerializeToString()
+                request = _parsed(name, _only(messages))
+            answer: bytes = method(request, context).SerializeToString()
         except RequestRefused as exc:
             _abort(context, exc)
             raise  # never: abort raises
@@ -234,6 +239,14 @@ def _result(future: Future[T], context: Any, start: Callable[[], None] | None = 
     return future.result()
 
 
+def _only(messages: Iterator[bytes]) -> bytes:
+    """The message of a call that has one."""
+    data = next(messages, None)
+    if data is None:
+        raise BadInput("the call ended without a message; send one")
+    return data
+
+
 def _parsed(name: str, data: bytes) -> Any:
     """The request of the call ``name``. Not by gRPC, which answers INTERNAL and logs the client's mistake."""
     try:
@@ -255,7 +268,7 @@ def _expect_no_fault(context: Any) -> None:
 
 def _unimplemented(text: str) -> Any:
     """A handler that refuses a call, whatever its message is."""
-    return grpc.unary_unary_rpc_method_handler(lambda _, context: context.abort(grpc.StatusCode.UNIMPLEMENTED, text))
+    return grpc.stream_unary_rpc_method_handler(lambda _, context: context.abort(grpc.StatusCode.UNIMPLEMENTED, text))
 
 
 def _filled(name: str, values: dict[str, Any]) -> Any:

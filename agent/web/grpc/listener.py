@@ -39,6 +39,8 @@ class GrpcListener:
                 ("grpc.max_receive_message_length", config.max_body_mib * _MIB),
                 ("grpc.max_concurrent_streams", _CALLS),
                 ("grpc.max_connection_idle_ms", _IDLE_MS),
+                ("grpc.max_allowed_incoming_connections", config.max_connections),
+                ("grpc.server_handshake_timeout_ms", round(config.read_timeout_s * 1000)),
                 ("grpc.so_reuseport", 1),
             ),
         )

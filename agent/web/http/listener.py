@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import time
+from functools import partial
 
 import uvicorn
 import uvloop  # noqa: F401 - uvicorn imports it by name and late, on its thread, where a fault would end the agent
@@ -48,7 +50,27 @@ def bind(address: str, key: str) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Does not wait for requests that are still arriving when it stops."""
+    """Gives a TLS handshake as long as a head; when it stops, it does not wait for requests that still arrive."""
+
+    def __init__(self, config: uvicorn.Config, protocol: type[LimitedProtocol]) -> None:
+        super().__init__(config)
+        self._protocol = protocol
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn, which gives a handshake a minute: until its end the limits of the protocol do not count."""
+        config, loop = self.config, asyncio.get_running_loop()
+        state, app_state = self.server_state, self.lifespan.state
+        self.servers = [
+            await loop.create_server(
+                partial(self._protocol, config=config, server_state=state, app_state=app_state),
+                sock=listening,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=None if config.ssl is None else self._protocol.read_timeout_s,
+            )
+            for listening in sockets or ()
+        ]
+        self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn."""
@@ -69,9 +91,10 @@ class HttpListener:
     ) -> None:
         # A socket of its own: uvicorn closes it, and a reload listens on the other one without a gap.
         self._socket = listening.dup()
+        protocol = limited_protocol(read_timeout_s=config.read_timeout_s, max_connections=config.max_connections)
         settings = uvicorn.Config(
             app,
-            http=limited_protocol(read_timeout_s=config.read_timeout_s, max_connections=config.max_connections),
+            http=protocol,
             loop="uvloop",
             ws="none",
             lifespan="off",
@@ -86,7 +109,7 @@ class HttpListener:
         )
         settings.load()
         settings.ssl = tls
-        self._server = _Server(settings)
+        self._server = _Server(settings, protocol)
         self._thread = StageThread("serve-http", self._main)
 
     def start(self) -> None:

@@ -7,3 +7,8 @@ messages.py   the protocol's protobuf messages, without generated code
 grpc.py       the same calls over gRPC
 engine.py     the engine: signature held against the package, one deadline per call
 """
+
+import os
+
+# gRPC's core would write a line of plain text to stderr for each failed handshake; it reads this when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")

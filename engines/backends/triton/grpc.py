@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from engines.backends.triton.http import tls_context
 from engines.backends.triton.messages import SERVICE, message
 from engines.backends.triton.options import RemoteOptions
 from engines.backends.triton.server import (
@@ -47,7 +48,7 @@ class GrpcServer:
         """Read certificates and token; the connection is made by the first call.
 
         Raises:
-            ServerFault: ``ca_file`` cannot be read.
+            ServerFault: ``ca_file`` cannot be used.
             EngineUnavailable: the token cannot be read.
         """
         self._options = options
@@ -161,6 +162,7 @@ class GrpcServer:
 def _credentials(options: RemoteOptions) -> Any:
     if not options.tls:
         return None
+    tls_context(options)  # it says what is wrong with ca_file; gRPC fails at the first call, without a reason
     if not options.ca_file:
         return grpc.ssl_channel_credentials()
     try:

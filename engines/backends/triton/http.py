@@ -337,4 +337,12 @@ def _said(content: bytes) -> object:
 def _failure(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "it did not answer in time"
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "it closed the connection without an answer, as a server does that expects TLS (tls: true)"
+    if isinstance(error, http.client.BadStatusLine | http.client.LineTooLong | http.client.UnknownProtocol):
+        return "its answer is no HTTP; give its port of HTTP, or set protocol: grpc if this is its port of gRPC"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate was refused: {one_line(error.verify_message)}; name its authority with ca_file"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS with it failed: {one_line(error.reason)}; set tls: false, or give its port of TLS"
     return one_line(getattr(error, "strerror", None) or error)
