@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 import time
@@ -76,9 +75,9 @@ def test_repeated_clip_has_all_frames_in_order(tmp_path: Path) -> None:
     draw_turns(tmp_path / "one.mp4", 64, 48, turns=2, turn_frames=26, fps=FPS)
     repeat_clip(tmp_path / "one.mp4", tmp_path / "three.mp4", 3)
     with av.open(str(tmp_path / "three.mp4")) as clip:
-        times = [frame.pts for frame in clip.decode(video=0)]
+        times = [frame.pts or 0 for frame in clip.decode(video=0)]
     assert len(times) == 3 * 2 * 26
-    assert all(before < after for before, after in itertools.pairwise(map(int, times)))
+    assert times == sorted(set(times))
     assert clip_from_file(tmp_path / "three.mp4").fps == FPS
 
 
