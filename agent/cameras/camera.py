@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from structlog.contextvars import bound_contextvars
-
 from agent.cameras.frame_counters import MAX_FILE_FRAMES, CameraCounts, Drop, FrameCounters, InFlightFrame
 from agent.cameras.frame_rate import WINDOW_S, FrameRateMonitor
 from agent.cameras.gpio import EdgeLine, GpioTrigger, open_line
@@ -25,7 +23,7 @@ from agent.runtime.channel import ChannelClosed
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 from agent.runtime.heartbeat import Heartbeat
-from agent.runtime.logs import get_logger
+from agent.runtime.logs import bound_fields, get_logger
 from agent.runtime.records import Frame, planes_or_image
 from agent.runtime.threads import StageThread
 
@@ -231,7 +229,7 @@ class Camera:
     def _main(self) -> None:
         try:
             # Sources do not know their camera: what they log on its thread has its name all the same.
-            with bound_contextvars(camera=self.name):
+            with bound_fields(camera=self.name):
                 self._read_until_stopped()
         finally:
             self.heartbeat.rest()

@@ -29,6 +29,9 @@ def run(path: Path, *, is_printing: bool) -> None:
     # There is nothing to clean up until the agent installs its own handlers, and a KeyboardInterrupt in the middle of
     # an import can be swallowed.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from agent.daemon.blas import load_with_one_blas_thread
+
+    load_with_one_blas_thread()
     from agent.app import Agent
     from agent.config.loader import load_config
     from agent.daemon.control import ControlSocket

@@ -40,6 +40,9 @@ def serve(
     Each package is served under its own name, until SIGTERM or SIGINT. For cameras beside it, write an address under
     `serve` in the agent's configuration instead.
     """
+    from agent.daemon.blas import load_with_one_blas_thread
+
+    load_with_one_blas_thread()
     from agent.tools.serve import ServeOptions, serve_packages
 
     stop_signals: list[int] = []

@@ -109,5 +109,5 @@ def install_command(part: str) -> str:
         given = []
     wanted = re.compile(rf"extra == [\"']{re.escape(part)}[\"']")
     libraries = [one.partition(";")[0].strip() for one in given if wanted.search(one)]
-    command = shlex.join([sys.executable, "-m", "pip", "install", *(libraries or [f".[{part}]"])])
+    command = f"{shlex.quote(sys.executable)} -m pip install {shlex.join(libraries or [f'.[{part}]'])}"
     return command if libraries else f"{command}, in a checkout of the agent"

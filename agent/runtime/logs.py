@@ -13,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Literal, TextIO
 
 import orjson
@@ -26,6 +27,7 @@ try:
     # stands for a module that cannot be imported.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # as the import system documents it
     import structlog
+    from structlog.contextvars import bound_contextvars
     from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 finally:
     if sys.modules.get("rich") is None:
@@ -43,6 +45,11 @@ def get_logger(name: str) -> FilteringBoundLogger:
     """The logger of one module: ``log = get_logger(__name__)``, then ``log.info("engine.loaded", load_ms=812)``."""
     logger: FilteringBoundLogger = structlog.get_logger(component=name)
     return logger
+
+
+def bound_fields(**fields: object) -> AbstractContextManager[None]:
+    """Within the block, every log line of this thread has these fields too."""
+    return bound_contextvars(**fields)
 
 
 def configure(*, json: bool | None = None, level: Level = "info", stream: TextIO | None = None) -> None:

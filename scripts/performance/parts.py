@@ -23,7 +23,7 @@ from agent.tools.benchmark.statistics import REQUIRED_RUNS, Spread
 from agent.tools.benchmark.study import Request, run_study
 from engines.base import Precision
 from engines.package.load import load_package
-from scripts.performance import agent_rows, loadgen_agreement, quality_rows, side_by_side
+from scripts.performance import agent_rows, loadgen_agreement, quality_rows
 from scripts.performance.environment import child_environment
 from scripts.performance.make_models import MODELS, write_package
 from scripts.performance.page import bar_lines, table
@@ -311,23 +311,6 @@ def loadgen(setting: Setting, watch: LoadWatch) -> list[str]:
     return [*table(columns, lines), words, ""]
 
 
-def beside(setting: Setting, _: LoadWatch) -> list[str]:
-    """The agent and the plain script."""
-    lines = []
-    rounds, seconds = (1, 3.0) if setting.is_quick else (2, 10.0)
-    for title, name, fps in (
-        ("Unpaced, MobileNetV2 shape, 720p file:", "mobilenet", None),
-        ("Paced at 30 fps, MobileNetV2 shape, 720p:", "mobilenet", 30.0),
-        ("Overload, ResNet-18 shape, 200 frames a second of 720p:", "resnet", 200.0),
-    ):
-        match = side_by_side.Match(
-            package=setting.package(name), clip=setting.clip("720p"), cache=setting.cache, fps=fps, rounds=rounds,
-            seconds=seconds, is_live=fps is not None, has_spinning=fps == _FPS,
-        )  # fmt: skip
-        lines += [title, "", *table(*side_by_side.table_of(side_by_side.compare(match)))]
-    return [*lines, "In brackets: how many times the script's figure.", ""]
-
-
 def _scale(name: str, axis: Axis) -> Part:
     """One axis of docs/scale.md, with its picture."""
 
@@ -417,7 +400,6 @@ PARTS = {
     ),
     "path": Part(_clips_and("mobilenet", "resnet"), path),
     "loadgen": Part(_clips_and("mobilenet"), loadgen),
-    "beside": Part(_clips_and("mobilenet", "resnet"), beside),
     **{name: _scale(name, axis) for name, axis in AXES.items()},
 }
 GROUPS = {"scale": tuple(AXES)}

@@ -84,7 +84,8 @@ def test_a_topic_that_is_refused_and_closed_on_does_not_stop_the_others(
     wait_until(lambda: publisher.statistics().delivery.held.keys() == {FRONT})
     wait_until(lambda: publisher.statistics().delivery.held[FRONT].reason == CLOSES, within_s=30.0)
     connects = len(broker.connects)
-    assert connects <= CONNECTIONS + 1
+    # Where the connection is lost before a refusal is read, it counts as an early end, not as one after a refusal.
+    assert connects <= 2 * CONNECTIONS
     publisher.offer(state_change("last", "9", camera="side"))
     wait_until(lambda: set(_seqs(broker, SIDE)) == set(range(11)))
     for index in range(5):

@@ -100,8 +100,8 @@ def test_a_quantised_model_is_served_by_its_probabilities_and_every_doubt_is_nam
     whole = helper.make_node("QuantizeLinear", ["p", "step", "zero"], ["w"])
     model = _ending([_SOFTMAX, whole], TensorProto.UINT8, step=np.float32(1 / 255), zero=np.uint8(0))
     # Between two layers, as a quantiser of weights and activations writes them.
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(1 / 127), "fine"))
-    model.graph.initializer.append(numpy_helper.from_array(np.int8(0), "middle"))
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(1 / 127, np.float32), "fine"))
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(0, np.int8), "middle"))
     pair = [
         helper.make_node("QuantizeLinear", ["logits", "fine", "middle"], ["logits_q"]),
         helper.make_node("DequantizeLinear", ["logits_q", "fine", "middle"], ["logits_d"]),

@@ -186,7 +186,12 @@ def test_a_gray_model_gets_gray_and_dynamic_sides_need_a_size(
             "tf",
             "takes uint8, so it normalises its input, but the preprocessing in preset tf would do it again",
         ),
-        (TinyModel(classes=1), ["--activation", "softmax"], "raw255", "over a single score it is always 1"),
+        (
+            TinyModel(classes=1),
+            ["--activation", "softmax", "--task", "multi_label"],
+            "raw255",
+            "they sum to 1 and exclude each other. Set task: single_label, or activation: sigmoid",
+        ),
     ],
 )
 def test_options_that_do_not_fit_the_model_are_refused_with_both_facts(

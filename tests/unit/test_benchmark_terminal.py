@@ -81,7 +81,8 @@ def test_cpu_time_speaks_where_the_clock_cannot_be_trusted() -> None:
     assert cpu_sentence(_with_cpu(report, {}, ("the machine drifted",))) is None
 
 
-def test_bar_says_what_runs() -> None:
+def test_bar_says_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")  # a log, or a root without any, has no terminal that can move its cursor
     console = Console(file=io.StringIO(), width=120, force_terminal=True, force_interactive=True)
     with shown_progress(console) as progress:
         progress.phase("measuring", 10.0)

@@ -93,7 +93,7 @@ def test_addresses_and_credentials_are_properties_never_pipeline_text(tmp_path: 
     assert plan.properties["source.location"] == hostile
     assert plan.properties["source.user-pw"] == "hunter2-CANARY"
     assert "CANARY" not in plan.text + repr(plan)
-    assert "/dev/x ! y" not in _v4l2(device="/dev/x ! y").text
+    assert "/dev/x!y" not in _v4l2(device="/dev/x!y").text
 
 
 def test_a_usb_camera_gets_the_configured_format_and_size() -> None:

@@ -161,7 +161,7 @@ VALUES = [
     bad("broker-typo", "mqtt://127.0.0.1:1883", "mqqt://hall:1883", "did you mean mqtt://?", "mqtt://host:1883"),
     bad("no-state-directory", "state_dir: auto", 'state_dir: ""', "state_dir", "text that is not empty"),
     bad("no-device", "{type: file, path: clip.mp4, loop: true}", "{type: v4l2, device: ''}",
-        "device", "text that is not empty"),
+        "device", "give the path of one device file, such as /dev/video0"),
     bad("pixel-format", "{type: file, path: clip.mp4, loop: true}", "{type: v4l2, fourcc: MJPEG}",
         "this text is not allowed", "4 letters, digits or blanks such as MJPG"),
     bad("broker-port", "mqtt://127.0.0.1:1883", "mqtt://127.0.0.1:99999", "port 99999", "1 to 65535"),

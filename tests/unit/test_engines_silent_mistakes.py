@@ -136,6 +136,12 @@ def test_scores_that_are_no_probabilities_are_refused(scores: RawScores, declare
     assert words in caught.value.message
 
 
+def test_softmax_over_a_single_score_is_refused() -> None:
+    with pytest.raises(ModelRejected, match="over a single score it is always 1") as caught:
+        judge_activation(raw(-4.0, 9.0, (-4.0, 9.0)), "softmax", name="m", classes=1, last="Gemm")
+    assert "Set activation: sigmoid" in caught.value.message
+
+
 def test_logits_that_are_never_negative_are_no_percent() -> None:
     assert judge_activation(raw(0.0, 9.0, (20.0, 21.0)), "softmax", name="m", classes=5, last="Clip") is None
 

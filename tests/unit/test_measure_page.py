@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.tools.benchmark.pipeline.subscriber import Arrival
 from scripts.performance.command import main
 from scripts.performance.loadgen_agreement import agreement_of
 from scripts.performance.page import Origin, bar_lines, head, marks, table, write_block
 from scripts.performance.parts import PARTS
-from scripts.performance.side_by_side import Seen, table_of
 from scripts.performance.verdict import Agreement, Bar, Load, LoadWatch, Row, verdict_of
 
 _ROOT = Path(__file__).parents[2]
@@ -101,7 +99,7 @@ def test_unknown_part_is_refused_with_the_known_ones(
     with pytest.raises(SystemExit) as ended:
         main(["--only", "rows,engine"])
     assert ended.value.code == 2
-    assert "there is no part engine; there are rows, engines, path, loadgen, beside" in capsys.readouterr().err
+    assert "there is no part engine; there are rows, engines, path, loadgen" in capsys.readouterr().err
 
 
 def _origin(load: Load, *, is_quick: bool = False) -> Origin:
@@ -162,17 +160,3 @@ def test_page_has_a_place_for_every_part() -> None:
         begin, end = marks(name)
         assert text.count(begin) == 1
         assert text.index(begin) < text.index(end)
-
-
-def test_contenders_stand_beside_the_first_with_their_multiple_of_it() -> None:
-    def seen(factor: float) -> Seen:
-        arrival = Arrival(round((5 + 10 * factor) * 1e6), "front", 0, 0, {"capture": 5.0})
-        times = [30.0 * factor]
-        return Seen([arrival], times, times, times, times, times, times)
-
-    columns, lines = table_of({"plain script": seen(1.0), "agent": seen(0.5)})
-    assert columns == ("", "plain script", "agent")
-    cells = {line[0]: line[1:] for line in lines}
-    assert cells["CPU ms a frame"] == ("30.00", "15.00 (0.50 ×)")
-    assert cells["frame in hand to subscriber p99 ms"] == ("10.00", "5.00 (0.50 ×)")
-    assert cells["growth MiB"] == ("30.00", "15.00")

@@ -129,6 +129,7 @@ def test_a_result_has_the_documented_fields_in_their_order() -> None:
             "labels",
             "decision",
             "trigger",
+            "features",
             "historical",
         ),
     ]

@@ -44,7 +44,7 @@ def _pages(text: str) -> str:
 
 
 def _rows() -> list[list[str]]:
-    """The rows of the README's only table of figures."""
+    """The rows of the README's table of figures."""
     ((_, rows),) = _tables(_measured())
     return rows[1:]
 
@@ -60,25 +60,25 @@ def test_a_figure_that_no_page_has_is_found() -> None:
     assert missing_figures("`--seed 7` and [x](docs/y.md#8)", "") == []
 
 
-def _beside(page: str) -> list[list[str]]:
-    block = page.split("<!-- beside:", 1)[1].split("<!-- end of beside", 1)[0]
-    return [row for _, rows in _tables(block) for row in rows]
-
-
-def test_the_readme_has_both_sides_of_each_comparison_and_what_speaks_against_the_agent() -> None:
-    """Rate, processor time, both latencies and memory of agent and script: all of them, for all scenarios."""
+def _beside_others() -> list[list[str]]:
+    """What the README has to show of each row of `scripts/peers`: the agent's figure and the best of the others."""
     page = (_DOCS / "performance.md").read_text(encoding="utf-8")
-    wanted = ["results a second", "CPU ms a frame", "subscriber p50 ms", "subscriber p99 ms", "resident MiB"]
-    expected: list[list[str]] = []
-    rows = [row for row in _beside(page) if row[0]]
-    for side in (0, 1):
-        for name in wanted:
-            found = [row for row in rows if row[0].endswith(name)]
-            expected += [[row[1], row[2 + side].split(" ")[0]] for row in found if len(row) > 2 + side]
-    compared = [row for row in _rows() if "#compared-with-a-plain-script)" in row[0]]
-    assert len(compared) == 4
-    shown = [pair[::-1] for row in compared for pair in re.findall(r"([\d.]+) / ([\d.]+)", " | ".join(row))]
-    assert sorted(map(tuple, shown)) == sorted(map(tuple, expected))
+    section = page.split("## Beside other scripts\n", 1)[1].split("\n## ", 1)[0]
+    _, (head, *rows) = next(table for table in _tables(section) if table[1][0][1] == "agent")
+    found = []
+    for name, *cells in rows:
+        ratio, _, best = cells[-1].partition(" × ")
+        figures = dict(zip(head[1:], [cell.split(" ")[0] for cell in cells], strict=True))
+        found.append([name, figures["agent"], f"{figures[best]} {best}", ratio])
+    return found
+
+
+def test_the_readme_has_every_row_beside_others_whoever_is_first() -> None:
+    readme = (_ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## Beside other programs\n", 1)[1].split("\n## ", 1)[0]
+    ((_, (_, *rows)),) = _tables(section)
+    assert rows == _beside_others()
+    assert len(rows) >= 15
 
 
 def test_every_row_of_the_readme_says_how_it_was_measured() -> None:

@@ -180,9 +180,9 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_program(stream: io.Strin
     logs.get_logger("a").error("disk.full")
 
 
-def test_logs_load_no_rich_and_programs_that_want_it_still_do() -> None:
+def test_an_agent_loads_no_rich_and_programs_that_want_it_still_do() -> None:
     code = (
-        "import sys, agent.runtime.logs as logs\n"
+        "import sys, agent.app, agent.runtime.logs as logs\n"
         "print('rich' in sys.modules)\n"
         "import rich.console\n"
         "logs.configure(json=False)\n"

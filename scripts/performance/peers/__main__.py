@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from agent.runtime import logs
@@ -23,6 +24,7 @@ from agent.tools.clip_camera.clip import clip_from_file
 from agent.tools.clip_camera.server import ClipServer
 from scripts.performance.clips import draw_turns, repeat_clip
 from scripts.performance.decoding import draw_clip
+from scripts.performance.make_models import mobilenet, write_package
 from scripts.performance.peers.age import FPS, TURN_FRAMES, Pushes
 from scripts.performance.peers.contenders import CONTENDERS, SCRIPTS, NotMeasured, Scene, Setup
 from scripts.performance.peers.measuring import measure
@@ -78,8 +80,11 @@ def _scenes(folder: Path, resources: ExitStack, pushes: Pushes) -> tuple[Scene, 
     draw_turns(live, *_SIZE, turns=_TURNS, turn_frames=TURN_FRAMES, fps=FPS)
     draw_turns(light, *_LIGHT_SIZE, turns=_TURNS, turn_frames=TURN_FRAMES, fps=_LIGHT_FPS)
     url, light_url = _served(live, resources, pushes), _served(light, resources, None)
+    file = Scene(name="file", sources=(str(clip),), is_live=False, long_clips=(str(long_clip),))
+    larger = write_package(mobilenet(), "mobilenet", folder)
     return (
-        Scene(name="file", sources=(str(clip),), is_live=False, long_clips=(str(long_clip),)),
+        file,
+        replace(file, name="MobileNetV2 shape, file", package=larger, size=(224, 224)),
         Scene(name=_LIVE, sources=(url,), is_live=True),
         Scene(name="four light cameras", sources=(light_url,) * _LIGHT_CAMERAS, is_live=True),
     )
@@ -130,7 +135,8 @@ def main() -> None:
         found = run(setup, kinds, scenes, options.turns, folder, pushes)
     width, height = _SIZE
     light = f"{_LIGHT_CAMERAS} light cameras of {_LIGHT_SIZE[0]}x{_LIGHT_SIZE[1]} at {_LIGHT_FPS} fps"
-    print(f"{width}x{height}, 25 fps, {light}, bundled model; {options.turns} turns of {options.seconds:g} s\n")
+    turns = f"{options.turns} turns of {options.seconds:g} s"
+    print(f"{width}x{height}, 25 fps, {light}, bundled model unless named; {turns}\n")
     print("\n".join(table_of(found)))
     print("\nLibraries:\n\n" + "\n".join(_versions(pythons)))
 

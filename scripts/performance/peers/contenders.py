@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.demo import demo_package
@@ -43,13 +43,16 @@ class Setup:
 class Scene:
     """What the contenders read: clips, or with ``is_live`` RTSP addresses, one for each camera.
 
-    ``long_clips`` are the same clips many times over, for a reader that cannot begin a file again.
+    ``long_clips`` are the same clips many times over, for a reader that cannot begin a file again. ``package`` is the
+    model; ``size`` its width and height.
     """
 
     name: str
     sources: tuple[str, ...]
     is_live: bool
     long_clips: tuple[str, ...] = ()
+    package: Path = field(default_factory=demo_package)
+    size: tuple[int, int] = (160, 120)
 
 
 @contextmanager
@@ -60,17 +63,17 @@ def running(kind: str, setup: Setup, scene: Scene, port: int, recorder: Recorder
         NotMeasured: its environment is not there, or it ended while it was measured.
     """
     if kind == "agent":
-        config = config_of(demo_package(), [_source(one, scene) for one in scene.sources], port)
+        config = config_of(scene.package, [_source(one, scene) for one in scene.sources], port)
         with running_agent(config, setup.cache, recorder.is_running.wait) as process:
             yield (process.pid,)
         return
     if kind not in setup.pythons:
         raise NotMeasured("it has no environment here")
     with ExitStack() as resources:
-        model = str(demo_package() / "model.onnx")
+        model = str(scene.package / "model.onnx")
         servers: tuple[int, ...] = ()
         if kind == "triton":
-            model, servers = resources.enter_context(_triton(setup))
+            model, servers = resources.enter_context(_triton(setup, scene.package))
         command = _command(kind, setup.pythons[kind], model, port, scene)
         yield (*servers, resources.enter_context(_process(kind, command)))
 
@@ -83,8 +86,8 @@ def _command(kind: str, python: str, model: str, port: int, scene: Scene) -> Seq
     sources = scene.long_clips or scene.sources if kind == "roboflow" else scene.sources
     script = "roboflow.py" if kind == "roboflow" else "pipeline.py"
     kinds = [] if kind == "roboflow" else [kind]
-    live = ["--live"] if scene.is_live else []
-    return [python, str(Path(__file__).with_name(script)), *kinds, model, str(port), *sources, *live]
+    options = ["--size", f"{scene.size[0]}x{scene.size[1]}", *(["--live"] if scene.is_live else [])]
+    return [python, str(Path(__file__).with_name(script)), *kinds, model, str(port), *sources, *options]
 
 
 @contextmanager
@@ -119,14 +122,14 @@ _OVER_TCP = "rtsp_transport;tcp"
 
 
 @contextmanager
-def _triton(setup: Setup) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """A server with the bundled model: its address with the model's name, and its process."""
+def _triton(setup: Setup, package: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """A server with the model: its address with the model's name, and its process."""
     if setup.triton_packages is None:
         raise NotMeasured("there is no server here")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         repository = folder / "repository"
-        write_repository(repository, _MODEL, load_package(demo_package()), max_batch=1)
+        write_repository(repository, _MODEL, load_package(package), max_batch=1)
         python = Path(setup.pythons["triton"])
         with triton_server(folder, repository, packages=setup.triton_packages, python=python) as server:
             yield f"{server.grpc}/{_MODEL}", (server.process.pid,)

@@ -1,10 +1,11 @@
 """The scripts that the agent is compared with: one camera, one model of ONNX Runtime, results over MQTT.
 
-    python pipeline.py naive|tuned|pyav|gstreamer|triton MODEL PORT SOURCE... [--live]
+    python pipeline.py naive|tuned|pyav|gstreamer|triton MODEL PORT SOURCE... [--live] [--size WIDTHxHEIGHT]
 
 No part of the agent is used, so it runs in an environment of its own (onnxruntime, paho-mqtt, numpy, and the reader).
 SOURCE is a clip, read again and again as fast as the model takes it, or with `--live` an RTSP address. Several are
 several cameras, each with a thread that reads it. MODEL is a file; for triton it is HOST:PORT/NAME of its gRPC server.
+`--size` is that of its images. All get the normalisation of the bundled model: for the time it does not matter.
 
 naive      OpenCV, preprocessing in numpy at full size as tutorials do it, a queue without limit, default threads
 tuned      OpenCV, only the newest frame, resized first, ONNX Runtime's threads asleep between two frames
@@ -36,14 +37,15 @@ Captured = tuple[Frame, float]
 Taken = tuple[int, Captured]
 """The number of its camera, and a frame."""
 
-_WIDTH, _HEIGHT = 160, 120
+Size = tuple[int, int]
+"""Width and height."""
 _MEAN = np.array([0.288, 0.299, 0.291], np.float32)
 _STD = np.array([0.176, 0.173, 0.176], np.float32)
 _TOPIC = "benchmark/peer/camera{}/result"
 
 
-def opencv_frames(source: str, *, is_live: bool, is_resized: bool) -> Iterator[Captured]:
-    """BGR frames at full size, or resized RGB."""
+def opencv_frames(source: str, size: Size | None, *, is_live: bool) -> Iterator[Captured]:
+    """RGB frames of ``size``, or BGR frames at full size."""
     import cv2
 
     video = cv2.VideoCapture(source)
@@ -54,13 +56,13 @@ def opencv_frames(source: str, *, is_live: bool, is_resized: bool) -> Iterator[C
             raise SystemExit("the stream ended")
         if not is_read:
             video.set(cv2.CAP_PROP_POS_FRAMES, 0)
-        elif is_resized:
-            yield cv2.cvtColor(cv2.resize(frame, (_WIDTH, _HEIGHT)), cv2.COLOR_BGR2RGB), at
+        elif size is not None:
+            yield cv2.cvtColor(cv2.resize(frame, size), cv2.COLOR_BGR2RGB), at
         else:
             yield frame, at
 
 
-def pyav_frames(source: str, *, is_live: bool) -> Iterator[Captured]:
+def pyav_frames(source: str, size: Size, *, is_live: bool) -> Iterator[Captured]:
     """RGB frames, scaled from the decoder's planes."""
     import av
 
@@ -69,12 +71,12 @@ def pyav_frames(source: str, *, is_live: bool) -> Iterator[Captured]:
             container.streams.video[0].codec_context.thread_count = 1
             for frame in container.decode(video=0):
                 at = time.time()
-                yield frame.reformat(width=_WIDTH, height=_HEIGHT, format="rgb24").to_ndarray(), at
+                yield frame.reformat(width=size[0], height=size[1], format="rgb24").to_ndarray(), at
         if is_live:
             raise SystemExit("the stream ended")
 
 
-def gstreamer_frames(source: str, *, is_live: bool) -> Iterator[Captured]:
+def gstreamer_frames(source: str, size: Size, *, is_live: bool) -> Iterator[Captured]:
     """RGB frames, scaled in the pipeline; its sink keeps the newest one of a live stream."""
     import gi
 
@@ -82,7 +84,7 @@ def gstreamer_frames(source: str, *, is_live: bool) -> Iterator[Captured]:
     from gi.repository import Gst
 
     Gst.init(None)
-    caps = f"video/x-raw,format=RGB,width={_WIDTH},height={_HEIGHT}"
+    caps = f"video/x-raw,format=RGB,width={size[0]},height={size[1]}"
     sink = f"appsink name=out sync=false max-buffers={1 if is_live else 2} drop={'true' if is_live else 'false'}"
     reader = (
         f"rtspsrc location={source} latency=0 protocols=tcp ! rtph264depay ! h264parse"
@@ -101,7 +103,7 @@ def gstreamer_frames(source: str, *, is_live: bool) -> Iterator[Captured]:
             pipeline.seek_simple(Gst.Format.TIME, Gst.SeekFlags.FLUSH, 0)
             continue
         buffer = sample.get_buffer()
-        yield np.frombuffer(buffer.extract_dup(0, buffer.get_size()), np.uint8).reshape(_HEIGHT, _WIDTH, 3), at
+        yield np.frombuffer(buffer.extract_dup(0, buffer.get_size()), np.uint8).reshape(size[1], size[0], 3), at
 
 
 class Newest:
@@ -137,10 +139,10 @@ def _tensor(rgb: Frame) -> Frame:
     return tensor
 
 
-def _naive_tensor(bgr: Frame) -> Frame:
+def _naive_tensor(bgr: Frame, size: Size) -> Frame:
     import cv2
 
-    return _tensor(cv2.resize(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), (_WIDTH, _HEIGHT)))
+    return _tensor(cv2.resize(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), size))
 
 
 def _session(model: str, *, sleeps: bool) -> onnxruntime.InferenceSession:
@@ -150,12 +152,12 @@ def _session(model: str, *, sleeps: bool) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options)
 
 
-def _reader(kind: str, source: str, *, is_live: bool) -> Iterator[Captured]:
+def _reader(kind: str, source: str, size: Size, *, is_live: bool) -> Iterator[Captured]:
     if kind == "pyav":
-        return pyav_frames(source, is_live=is_live)
+        return pyav_frames(source, size, is_live=is_live)
     if kind == "gstreamer":
-        return gstreamer_frames(source, is_live=is_live)
-    return opencv_frames(source, is_live=is_live, is_resized=kind != "naive")
+        return gstreamer_frames(source, size, is_live=is_live)
+    return opencv_frames(source, None if kind == "naive" else size, is_live=is_live)
 
 
 def _feed(camera: int, frames: Iterator[Captured], put: Callable[[Taken], None]) -> None:
@@ -163,12 +165,13 @@ def _feed(camera: int, frames: Iterator[Captured], put: Callable[[Taken], None])
         put((camera, frame))
 
 
-def _local_scores(kind: str, model: str) -> Callable[[Frame], Frame]:
+def _local_scores(kind: str, model: str, size: Size) -> Callable[[Frame], Frame]:
     session = _session(model, sleeps=kind != "naive")
-    as_tensor = _naive_tensor if kind == "naive" else _tensor
+    name = session.get_inputs()[0].name
 
     def scores_of(frame: Frame) -> Frame:
-        logits = session.run(None, {"image": np.ascontiguousarray(as_tensor(frame))})[0][0]
+        tensor = _naive_tensor(frame, size) if kind == "naive" else _tensor(frame)
+        logits = session.run(None, {name: np.ascontiguousarray(tensor)})[0][0]
         weights = np.exp(logits - logits.max())
         scores: Frame = weights / weights.sum()
         return scores
@@ -176,12 +179,12 @@ def _local_scores(kind: str, model: str) -> Callable[[Frame], Frame]:
     return scores_of
 
 
-def _triton_scores(address: str) -> Callable[[Frame], Frame]:
+def _triton_scores(address: str, size: Size) -> Callable[[Frame], Frame]:
     from tritonclient import grpc
 
     server, _, name = address.partition("/")
     client = grpc.InferenceServerClient(server)
-    given = grpc.InferInput("images", [1, _HEIGHT, _WIDTH, 3], "UINT8")
+    given = grpc.InferInput("images", [1, size[1], size[0], 3], "UINT8")
 
     def scores_of(frame: Frame) -> Frame:
         given.set_data_from_numpy(np.ascontiguousarray(frame[None]))
@@ -199,15 +202,20 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("sources", nargs="+")
     parser.add_argument("--live", action="store_true")
+    parser.add_argument("--size", default="160x120")
     given = parser.parse_args()
+    width, height = map(int, given.size.split("x"))
+    size = width, height
     client = mqtt.Client(CallbackAPIVersion.VERSION2)
     client.connect("127.0.0.1", given.port)
     client.loop_start()
-    scores_of = _triton_scores(given.model) if given.kind == "triton" else _local_scores(given.kind, given.model)
+    scores_of = (
+        _triton_scores(given.model, size) if given.kind == "triton" else _local_scores(given.kind, given.model, size)
+    )
     # Of a file the queue must be short: it would fill the memory within a minute.
     waiting: Any = queue.Queue(0 if given.live else 2) if given.kind == "naive" else Newest(is_live=given.live)
     for camera, source in enumerate(given.sources, 1):
-        frames = _reader(given.kind, source, is_live=given.live)
+        frames = _reader(given.kind, source, size, is_live=given.live)
         threading.Thread(target=_feed, args=(camera, frames, waiting.put), daemon=True).start()
     for number in itertools.count():
         camera, (frame, captured) = waiting.get()

@@ -1,6 +1,6 @@
 """Roboflow's InferencePipeline for the same job as pipeline.py, with its own reader and buffers and the same model.
 
-    python roboflow.py MODEL PORT SOURCE... [--live]
+    python roboflow.py MODEL PORT SOURCE... [--live] [--size WIDTHxHEIGHT]
 
 Runs in an environment with `inference`, which brings onnxruntime and paho-mqtt. The model is not of Roboflow's
 registry, so the pipeline calls it as custom logic, with ONNX Runtime's threads asleep between two frames as in the
@@ -23,20 +23,20 @@ import onnxruntime
 import paho.mqtt.client as mqtt
 from inference import InferencePipeline
 
-_WIDTH, _HEIGHT = 160, 120
 _MEAN = np.array([0.288, 0.299, 0.291], np.float32)
 _STD = np.array([0.176, 0.173, 0.176], np.float32)
 
 
-def _scores(model: str) -> Callable[[Any], Any]:
+def _scores(model: str, size: tuple[int, int]) -> Callable[[Any], Any]:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(model, options)
+    name = session.get_inputs()[0].name
 
     def scores_of(image: Any) -> Any:
-        rgb = cv2.cvtColor(cv2.resize(image, (_WIDTH, _HEIGHT)), cv2.COLOR_BGR2RGB)
+        rgb = cv2.cvtColor(cv2.resize(image, size), cv2.COLOR_BGR2RGB)
         tensor = ((rgb.astype(np.float32) / 255 - _MEAN) / _STD).transpose(2, 0, 1)[None]
-        logits = session.run(None, {"image": np.ascontiguousarray(tensor)})[0][0]
+        logits = session.run(None, {name: np.ascontiguousarray(tensor)})[0][0]
         scores = np.exp(logits - logits.max())
         return scores / scores.sum()
 
@@ -50,11 +50,13 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("sources", nargs="+")
     parser.add_argument("--live", action="store_true")
+    parser.add_argument("--size", default="160x120")
     given = parser.parse_args()
     client = cast("Any", mqtt.Client)()  # paho 1.6, which inference pins; release 2 wants a version here
     client.connect("127.0.0.1", given.port)
     client.loop_start()
-    scores_of = _scores(given.model)
+    width, height = map(int, given.size.split("x"))
+    scores_of = _scores(given.model, (width, height))
     numbers = itertools.count()
 
     def captured_at(frame: Any) -> datetime:
