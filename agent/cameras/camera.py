@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.cameras.frame_counters import MAX_FILE_FRAMES, CameraCounts, Drop, FrameCounters, InFlightFrame
+from agent.cameras.frame_counters import CameraCounts, Drop, FrameCounters, InFlightFrame
 from agent.cameras.frame_rate import WINDOW_S, FrameRateMonitor
 from agent.cameras.gpio import EdgeLine, GpioTrigger, open_line
 from agent.cameras.head_start import HeadStart
@@ -321,7 +321,7 @@ class Camera:
         """Wait until fewer frames are in flight and the next one is due; False when asked to stop."""
         while not self._stop.is_set():
             self.heartbeat.beat(_READ_DEADLINE_S)
-            if not self.counters.wait_for_room(MAX_FILE_FRAMES, _JOIN_POLL_S):
+            if not self.counters.wait_for_room(_JOIN_POLL_S):
                 continue
             if self.config.trigger is not None:
                 if self.triggers.wait(_JOIN_POLL_S):

@@ -15,7 +15,9 @@ from agent.cameras.triggers import Trigger
 from agent.runtime.records import Frame
 
 MAX_FILE_FRAMES = 8
-"""Frames of one file in flight: enough to keep a batch full, few enough for the memory."""
+"""Most frames of one file in flight, for the memory: two batches of four."""
+_SPARE_FRAMES = 2
+"""Frames of a file in flight beside one for each classifier: one is read, one waits."""
 
 
 class Drop(str, Enum):
@@ -104,12 +106,28 @@ class FrameCounters:
         self._in_flight = 0
         self._dropped: Counter[str] = Counter()
         self._classifiers = {name: _ClassifierCounters() for name in classifiers}
+        self._batch_sizes: dict[str, int] = {}
+        self.file_frames = 0
+        """How many frames may be in flight if the source is a file: all older than the newest wait for the engine."""
+        self._set_file_frames()
 
     def set_classifiers(self, classifiers: tuple[str, ...]) -> None:
         """Add counters for new classifiers. Those of removed classifiers stay, or the sums would no longer agree."""
         with self._changed:
             for name in classifiers:
                 self._classifiers.setdefault(name, _ClassifierCounters())
+            self._set_file_frames()
+
+    def set_batch_size(self, model: str, size: int) -> None:
+        """A call of ``model`` takes up to ``size`` frames from now on."""
+        with self._changed:
+            self._batch_sizes[model] = size
+            self._set_file_frames()
+            self._changed.notify_all()
+
+    def _set_file_frames(self) -> None:
+        two_batches = 2 * max(self._batch_sizes.values(), default=1)
+        self.file_frames = min(max(len(self._classifiers) + _SPARE_FRAMES, two_batches), MAX_FILE_FRAMES)
 
     def refuse(self, reason: Drop) -> None:
         """Count a frame that was captured and dropped before any classifier."""
@@ -162,10 +180,15 @@ class FrameCounters:
         if is_over:
             _end_trigger(in_flight)
 
-    def wait_for_room(self, max_in_flight: int, timeout_s: float) -> bool:
-        """Wait until fewer than ``max_in_flight`` frames are in flight; False if ``timeout_s`` passed first."""
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Wait until one more frame of a file may be in flight; False if ``timeout_s`` passed first."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._in_flight < max_in_flight, timeout_s)
+            return self._changed.wait_for(lambda: self.has_room, timeout_s)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more frame of a file may be in flight."""
+        return self._in_flight < self.file_frames
 
     @property
     def in_flight(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from agent.cameras.frame_counters import MAX_FILE_FRAMES, FrameCounters
+from agent.cameras.frame_counters import FrameCounters
 from agent.config.model import ClassifierConfig
 from agent.inference.batcher import Batcher
 from agent.inference.decisions.decision import Decision
@@ -42,7 +42,7 @@ class ClassifierBinding(Binding):
     @property
     def has_room(self) -> bool:
         """See Binding: a file stops at its limit of frames in flight."""
-        return self.is_live or self.counters.in_flight < MAX_FILE_FRAMES
+        return self.is_live or self.counters.has_room
 
     def decide(self, result: Classification, scores: Scores, *, clock: Clock, emit: Emit) -> None:
         """Emit a result with the standing of the decision, and what it changes. On the worker's thread.

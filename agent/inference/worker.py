@@ -116,6 +116,7 @@ class Worker:
         self._clock = clock
         self._emit = emit
         self._bindings: tuple[ClassifierBinding, ...] = ()
+        self._announced: tuple[int, tuple[ClassifierBinding, ...]] = 0, ()
         self._is_stopping = False
         self._tasks: deque[Callable[[LoadedEngine], None]] = deque()
         self._slot = EngineSlot(
@@ -242,6 +243,7 @@ class Worker:
             max_size, max_delay_s = loaded.batching(
                 self.config.batching, cameras=cameras if self.wants_large_batches else 1
             )
+            self._announce_batch_size(max_size)
             one_each = cameras > 1 and not loaded.info.gains_by_batches
             self.heartbeat.beat(max_delay_s + _PASS_DEADLINE_S)
             first_size = self.requests.first_size()
@@ -254,6 +256,13 @@ class Worker:
             requests = self._take_requests(len(frames), loaded)
             if frames or requests:
                 self._run(frames, requests, loaded)
+
+    def _announce_batch_size(self, size: int) -> None:
+        """Let files be read as far ahead as a call takes frames."""
+        if self._announced != (size, self._bindings):
+            self._announced = size, self._bindings
+            for binding in self._bindings:
+                binding.counters.set_batch_size(self.key, size)
 
     def _take_frames(
         self, max_size: int, max_delay_s: float, *, one_each: bool, is_waiting: bool

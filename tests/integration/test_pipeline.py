@@ -196,6 +196,34 @@ def test_frames_go_one_by_one_if_batches_gain_nothing_and_no_size_is_configured(
     bench.check_books()
 
 
+@pytest.mark.parametrize(("size", "ahead"), [(1, 3), (4, 8)])
+def test_a_file_is_read_no_further_ahead_than_the_engine_takes_frames(size: int, ahead: int) -> None:
+    gate = threading.Event()
+    engines: list[BrightnessEngine] = []
+
+    def hold(batch: Images) -> None:
+        gate.wait(5)
+
+    def open_engine(key: str, config: ModelConfig, package: ModelPackage) -> BrightnessEngine:
+        engines.append(BrightnessEngine(4, max_batch=config.batching.engine_batch, on_infer=hold))
+        return engines[0]
+
+    config = _config(
+        {"front": {"classify": [{"model": "m"}]}}, {"m": {"package": "x", "batching": {"max_size": size}}}
+    )
+    bench = _Bench(config, [ScriptedSource([1] * 40, is_live=False)], open_engine)
+    with bench.pipeline:
+        bench.start()
+        bench.wait(lambda: bench.pipeline.statistics().cameras[0].counts.in_flight == ahead)
+        time.sleep(0.05)  # it would be read further within this time
+        assert bench.pipeline.statistics().cameras[0].counts.in_flight == ahead
+        gate.set()
+        bench.wait(lambda: bench.pipeline.is_done)
+    assert max(engines[0].batches) == size
+    assert len(bench.results("front")) == 40
+    bench.check_books()
+
+
 def test_two_models_classify_one_camera() -> None:
     config = _config(
         {"cam": {"classify": [{"model": "a"}, {"model": "b"}]}}, {"a": {"package": "x"}, "b": {"package": "x"}}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -63,7 +65,41 @@ def test_a_refused_frame_and_a_closed_gate_are_counted() -> None:
 @pytest.mark.parametrize("done", [0, 1])
 def test_a_reader_waits_for_room(done: int) -> None:
     counters = FrameCounters("front", ("a",))
-    frames = [counters.open(_FRAME, ["a"]) for _ in range(2)]
+    frames = [counters.open(_FRAME, ["a"]) for _ in range(3)]
     for frame in frames[:done]:
         counters.classified(frame, "a")
-    assert counters.wait_for_room(2, 0.01) is bool(done)
+    assert counters.wait_for_room(0.01) is bool(done)
+
+
+@pytest.mark.parametrize(
+    ("classifiers", "sizes", "room"),
+    [
+        (1, {}, 3),
+        (3, {}, 5),
+        (9, {}, 8),
+        (1, {"m": 1}, 3),
+        (1, {"m": 2}, 4),
+        (1, {"m": 1, "n": 4}, 8),
+        (1, {"m": 16}, 8),
+    ],
+)
+def test_a_file_is_read_as_far_ahead_as_its_models_need(classifiers: int, sizes: dict[str, int], room: int) -> None:
+    names = tuple(f"c{n}" for n in range(classifiers))
+    counters = FrameCounters("front", names)
+    for model, size in sizes.items():
+        counters.set_batch_size(model, size)
+    opened = 0
+    while counters.has_room:
+        counters.open(_FRAME, names)
+        opened += 1
+    assert opened == room
+
+
+def test_a_reader_that_waits_goes_on_when_batches_grow() -> None:
+    counters = FrameCounters("front", ("a",))
+    for _ in range(3):
+        counters.open(_FRAME, ["a"])
+    growing = threading.Timer(0.05, counters.set_batch_size, ("m", 4))
+    growing.start()
+    assert counters.wait_for_room(5.0)
+    growing.join()
