@@ -419,7 +419,7 @@ class Connection:
         self._listener.on_granted(self._version, self._granted)
         offered = self._granted.subscriptions(wanted)
         if offered:
-            client.subscribe([(topic, 1) for topic in offered])
+            client.subscribe([(topic, self._settings.subscription_qos) for topic in offered])
         elif wanted:
             self._listener.on_subscribed("the broker has no wildcard subscriptions")
 

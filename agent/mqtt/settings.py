@@ -188,6 +188,8 @@ class MqttSettings:
     """A larger message is not received: an MQTT 5 broker is asked not to send it, and what comes is discarded."""
     max_received_per_s: float | None = None
     """Received messages above this are dropped before they are read; None is no limit."""
+    subscription_qos: Literal[0, 1] = 1
+    """With 1 each message of QoS 1 is confirmed, and the kernel then confirms others late: see docs/brokers.md."""
 
     @property
     def files(self) -> tuple[Path, ...]:

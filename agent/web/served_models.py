@@ -191,7 +191,7 @@ class ServedModel:
         """
         max_pixels = self._pipeline.config.serve.max_image_mpx * 1_000_000
         try:
-            image = decode_image(bytes(data), name="the image", max_pixels=max_pixels)
+            image = decode_image(bytes(data), name="the image", max_pixels=max_pixels, remedy=". Send it again")
         except ImageRejected as exc:
             raise BadInput(exc.message, model=self.name) from exc
         height, width = self.input_size

@@ -73,8 +73,17 @@ def has_16_bits(data: bytes) -> bool:
     return read_header(data).bits == 16
 
 
-def decode_image(data: bytes, *, name: str, bits: int | None = None, max_pixels: int = MAX_PIXELS) -> Images:
+def decode_image(
+    data: bytes,
+    *,
+    name: str,
+    bits: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    remedy: str = ". Copy it again",
+) -> Images:
     """Decode ``data`` (of an animation the first image); ``name`` stands for it in messages.
+
+    ``remedy`` is the end of the message about an image that is not whole: what to do.
 
     ``bits`` are the significant bits of the values in a file of 16 bits per channel, 9 to 16; None means all of them.
     Nothing in such a file tells: the PNG chunk sBIT is about values that were scaled up to 16 bits, and TIFF's
@@ -85,7 +94,7 @@ def decode_image(data: bytes, *, name: str, bits: int | None = None, max_pixels:
             values above ``bits``.
     """
     if not data:
-        raise ImageRejected(f"{name} is empty (0 bytes), but an image was expected. Copy it again", name=name, size=0)
+        raise ImageRejected(f"{name} is empty (0 bytes), but an image was expected{remedy}", name=name, size=0)
     try:
         header = read_header(data)
     except HeaderError as exc:
@@ -93,7 +102,7 @@ def decode_image(data: bytes, *, name: str, bits: int | None = None, max_pixels:
     _check_work(header, name, max_pixels)
     if header.damage:
         raise ImageRejected(
-            f"{name}: truncated {header.kind} of {len(data)} bytes, {header.damage}. Copy it again",
+            f"{name}: truncated {header.kind} of {len(data)} bytes, {header.damage}{remedy}",
             name=name,
             size=len(data),
         )

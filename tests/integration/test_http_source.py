@@ -303,6 +303,7 @@ def test_a_page_instead_of_an_image_is_named_and_never_counts_as_a_camera(
     assert "image/jpeg" in refusal.message
     assert words in refusal.message
     assert "Set `url` to the address of the image" in refusal.message
+    assert "Copy it" not in refusal.message, "there is no file"
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

@@ -124,6 +124,14 @@ def test_a_jpeg_without_its_end_marker_is_refused_by_name(image: Image) -> None:
     assert str(len(data) - 2) in message
 
 
+def test_the_remedy_is_that_of_where_the_image_comes_from(image: Image) -> None:
+    for data in (b"", encoded(".jpg", image)[:-2]):
+        assert refusal(data).endswith(". Copy it again")
+        with pytest.raises(ImageRejected) as caught:
+            decode_image(data, name="the body", remedy=". Send it again")
+        assert caught.value.message.endswith(". Send it again")
+
+
 def test_a_thumbnails_end_marker_does_not_count(image: Image) -> None:
     data = encoded(".jpg", image)
     thumbnail = b"\xff\xe1" + struct.pack(">H", len(data) + 2) + data

@@ -141,6 +141,16 @@ def test_disabled_camera_needs_nothing(tmp_path: Path) -> None:
     assert _limit(_plan(path, _of("inspect", _INSPECT)), "engine of inspect") == pytest.approx(300.0)
 
 
+@pytest.mark.parametrize(("cameras", "is_warned"), [(6, False), (7, True)])
+def test_more_results_than_one_process_carries_are_named(tmp_path: Path, cameras: int, *, is_warned: bool) -> None:
+    path = _config(tmp_path, cameras="".join(_camera(f"c{n}") for n in range(cameras)))
+    found = _plan(path, _of("inspect", {**_INSPECT, "infer_ms": 0.1, "cpu_ms": 0.1}) | _CAMERAS)
+    assert found.fits
+    warned = [text for text in found.warnings if "results a second" in text]
+    assert len(warned) == is_warned
+    assert all("210 results a second" in text and "up to 200" in text for text in warned)
+
+
 def test_models_on_one_gpu_share_it(tmp_path: Path) -> None:
     models = "a: {package: demo, engine: tensorrt}, b: {package: demo, engine: ort-cuda}"
     path = _config(tmp_path, models=models, cameras=_camera("one", model="a") + _camera("two", model="b"))

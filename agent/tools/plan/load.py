@@ -19,6 +19,9 @@ _MS_PER_S = 1000.0
 _GPU_ENGINES = ("tensorrt", "ort-tensorrt", "ort-cuda")
 
 
+CARRIED_HZ = 200.0
+"""Results a second of one process that no step of docs/scale.md failed at: 2-core x86-64 cloud CPU, 2026-12-01."""
+
 KEEP_FREE = 0.2
 """Share of every resource that is left unused for peaks, unless another is stated."""
 
@@ -107,7 +110,7 @@ def plan(
         limits=tuple(limits),
         figures=known.figures,
         keep_free=keep_free,
-        warnings=(*known.warnings, *_remarks(loaded)),
+        warnings=(*known.warnings, *_remarks(loaded, values)),
     )
 
 
@@ -176,7 +179,15 @@ def _memory(loaded: LoadedConfig, values: Mapping[str, float], device: Device) -
     return Limit(name="memory", unit="MiB", available=device.memory_mib, parts=parts)
 
 
-def _remarks(loaded: LoadedConfig) -> Iterator[str]:
+def _remarks(loaded: LoadedConfig, values: Mapping[str, float]) -> Iterator[str]:
+    rates = {name: _rate(name, loaded, values) for name in enabled_cameras(loaded)}
+    results_hz = sum(rates[name] * len(camera.classify) for name, camera in enabled_cameras(loaded).items())
+    if results_hz > CARRIED_HZ:
+        yield (
+            f"it gives {results_hz:.0f} results a second, but one process was seen to carry up to {CARRIED_HZ:g} for "
+            "certain (docs/scale.md): its Python runs on one core at a time. Measure it on this device, or share the "
+            "cameras out to two agents"
+        )
     for name, camera in enabled_cameras(loaded).items():
         gated = [use.key for use in camera.classify if use.when is not None]
         if gated:

@@ -30,7 +30,7 @@ def measure(kind: str, setup: Setup, scene: Scene, seen: Seen, folder: Path, pus
         NotMeasured: it published nothing.
         ProcessLookupError: it ended meanwhile.
     """
-    with MosquittoBroker(folder / "broker") as broker, listening(BrokerAddress.parse(broker.url)) as recorder:
+    with MosquittoBroker(folder / "broker") as broker, listening(BrokerAddress.parse(broker.url), qos=0) as recorder:
         began_ns = time.time_ns()
         with running(kind, setup, scene, broker.port, recorder) as pids:
             first_s = first_result_s(recorder, began_ns)

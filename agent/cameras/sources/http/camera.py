@@ -274,7 +274,7 @@ class HttpCamera(SourceBase):
             SourceLost: ``is_last``, and it cannot be decoded.
         """
         try:
-            return decode_image(data, name="an image")
+            return decode_image(data, name="an image", remedy=". Look at it in a browser")
         except ImageRejected as exc:
             self.count_skipped("unreadable_image")
             log.warning("image.skipped", source=self.description, reason=exc.message)
@@ -295,7 +295,7 @@ def _first_image(response: httpx.Response) -> bytes:
     """The body of the first answer, which tells whether the address is that of an image."""
     data = _body(response)
     try:
-        decode_image(data, name="the answer")
+        decode_image(data, name="the answer", remedy="")
     except ImageRejected as exc:
         kind = response.headers.get("content-type", "no Content-Type")
         raise StreamFailed("no_image", f"{kind}; {exc.message}") from exc

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -59,14 +59,14 @@ class Recorder:
 
 
 @contextmanager
-def listening(address: BrokerAddress) -> Iterator[Recorder]:
-    """Subscribe to everything that the measured agent publishes.
+def listening(address: BrokerAddress, *, qos: Literal[0, 1] = 1) -> Iterator[Recorder]:
+    """Subscribe to everything that the measured agent publishes, with ``qos`` at most.
 
     Raises:
         BrokerUnavailable: no connection.
     """
     recorder = Recorder()
-    settings = MqttSettings(address=address, client_id="benchmark-subscriber")
+    settings = MqttSettings(address=address, client_id="benchmark-subscriber", subscription_qos=qos)
     client = MqttClient(settings, subscriptions=[f"{PREFIX}/#"], on_received=recorder.keep)
     client.start(NullListener())
     try:
