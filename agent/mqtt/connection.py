@@ -419,7 +419,8 @@ class Connection:
         self._listener.on_granted(self._version, self._granted)
         offered = self._granted.subscriptions(wanted)
         if offered:
-            client.subscribe([(topic, self._settings.subscription_qos) for topic in offered])
+            qos: int = self._settings.subscription_qos
+            client.subscribe([(topic, qos) for topic in offered])
         elif wanted:
             self._listener.on_subscribed("the broker has no wildcard subscriptions")
 
