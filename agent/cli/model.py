@@ -58,6 +58,21 @@ def _floats(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
     return found
 
 
+def _deviations(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    found = _floats(ctx, param, value)
+    if found is not None and min(found) <= 0:
+        raise click.BadParameter(
+            f"{value!r} has {min(found):g}, but values are divided by it; give numbers above 0", ctx, param
+        )
+    return found
+
+
+def _factor(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and (value == 0 or not math.isfinite(value)):
+        raise click.BadParameter(f"{value:g} leaves nothing of an image; give a number like 0.00392157", ctx, param)
+    return value
+
+
 def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[Path, str], ...]:
     known: list[tuple[Path, str]] = []
     for value in values:
@@ -122,9 +137,14 @@ def _constants(
     type=click.Choice(["linear", "area", "nearest", "linear_antialias", "cubic_antialias"]),
     help="How to resize; those with antialias as Pillow and torchvision do.  [default: as in the preset]",
 )
-@click.option("--scale", type=float, help="Factor of each value before mean and std.  [default: as in the preset]")
+@click.option(
+    "--scale",
+    type=float,
+    callback=_factor,
+    help="Factor of each value before mean and std.  [default: as in the preset]",
+)
 @click.option("--mean", metavar="VALUES", callback=_floats, help="Mean of each channel, like 0.485,0.456,0.406.")
-@click.option("--std", metavar="VALUES", callback=_floats, help="Standard deviation of each channel, like --mean.")
+@click.option("--std", metavar="VALUES", callback=_deviations, help="Standard deviation of each channel, like --mean.")
 @click.option(
     "--activation",
     type=click.Choice(["auto", "none", "softmax", "sigmoid"]),

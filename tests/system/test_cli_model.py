@@ -381,3 +381,22 @@ def test_the_real_program_imports_a_model(material: Path) -> None:
     )
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "the package is valid")
     assert (material / "tree-net-1.0.0/model.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "fact"),
+    [
+        ("--std", "0.2,0,0.2", "has 0, but values are divided by it"),
+        ("--std", "-1", "has -1, but values are divided by it"),
+        ("--scale", "0", "0 leaves nothing of an image"),
+        ("--scale", "inf", "inf leaves nothing of an image"),
+        ("--scale", "nan", "nan leaves nothing of an image"),
+    ],
+)
+def test_a_number_that_no_image_survives_is_a_mistake_of_the_command_line(
+    material: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, fact: str
+) -> None:
+    (material / "Tree Net.onnx").write_bytes(TinyModel().proto().SerializeToString())
+    assert import_(material, option, value) == 2
+    assert fact in capsys.readouterr().err
+    assert not (material / "out").exists()
