@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-import structlog
 
 from agent.config.sections.subscribers import OutboxConfig
 from agent.mqtt.base import Packet
@@ -25,6 +24,7 @@ from agent.publish.outbox.sqlite import SqliteOutbox
 from agent.runtime.boot import boot_ns
 from agent.runtime.clock import SystemClock
 from tests.fixtures.deadlines import wait_until
+from tests.fixtures.own_logs import logs_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -268,7 +268,7 @@ def test_a_damaged_file_is_renamed_and_logged(opened: Callable[..., SqliteOutbox
             stream.seek(0 if where == "header" else path.stat().st_size // 2 // 4096 * 4096)
             stream.write(b"\xa5" * 4096)
     (tmp_path / "outbox.sqlite.corrupt-1").touch()
-    with structlog.testing.capture_logs() as lines:
+    with logs_of("agent.publish.outbox") as lines:
         second = opened()
     line = next(line for line in lines if line["event"] == "outbox.corrupt")
     assert line["set_aside"] == str(tmp_path / "outbox.sqlite.corrupt-2")
@@ -428,7 +428,7 @@ def test_an_unwritable_file_is_reported_once_and_never_as_recovered(tmp_path: Pa
     def open_next(path: Path) -> OutboxFile:
         return next(makers)(path)
 
-    with structlog.testing.capture_logs() as logs:
+    with logs_of("agent.publish.outbox") as logs:
         outbox = _open(tmp_path / "outbox.sqlite", retry_s=0.02, open_file=open_next)
         outbox.put(_packet(0))
         wait_until(lambda: outbox.statistics().durability == "each" and _is_written(outbox))

@@ -16,7 +16,6 @@ import httpx
 import numpy as np
 import orjson
 import pytest
-import structlog
 
 from agent.mqtt.base import Packet, Received
 from agent.mqtt.topics import Topics
@@ -25,6 +24,7 @@ from agent.runtime.records import Frame
 from agent.web.page.feed import PageFeed
 from agent.web.page.sources import PageSources
 from tests.fixtures.deadlines import wait_until
+from tests.fixtures.own_logs import logs_of
 from tests.fixtures.serving import Server, serving, serving_config
 
 _TOPICS = Topics("edge", "line-3")
@@ -286,7 +286,7 @@ def test_a_reload_that_changes_the_server_is_answered_with_the_new_place(tmp_pat
 
 def test_logins_commands_and_bundles_are_logged_with_who_and_from_where(tmp_path: Path) -> None:
     with _page(tmp_path, tokens_file=_tokens(tmp_path), control=True) as (server, agent):
-        with structlog.testing.capture_logs() as lines:
+        with logs_of("agent.web") as lines:
             server.client.post("/page/api/login", json={"token": "wrong-wrong-wrong"})
             server.client.post("/page/api/login", json={"token": _TOKEN})
             headers = {"x-csrf-token": _csrf(server)}
@@ -375,12 +375,12 @@ def test_a_proxy_with_a_token_serves_under_any_name_and_nobody_else_does(tmp_pat
 def test_an_internal_error_is_answered_in_json_and_logged_once(page: tuple[Server, Agent]) -> None:
     server, agent = page
     del agent.frames  # so that the page's question for an explanation ends in an exception that nobody expects
-    with structlog.testing.capture_logs() as lines:
+    with logs_of("agent.web") as lines:
         answer = server.client.get("/page/api/cameras/front/explain")
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/json")
     assert "the agent's log has it as serve.call_failed" in answer.json()["error"]
-    (line,) = lines
-    assert (line["event"], line["log_level"]) == ("serve.call_failed", "error")
+    assert [(line["event"], line["log_level"]) for line in lines] == [("serve.call_failed", "error")]
+    line = lines[0]
     assert line["error"] == "AttributeError: 'Agent' object has no attribute 'frames'"
     assert line["exc_info"][0] is AttributeError
     assert server.client.get("/page/api/heat").status_code == 200
@@ -423,7 +423,7 @@ def test_a_bundle_is_made_for_those_who_may_command(tmp_path: Path) -> None:
 
 
 def test_a_stop_ends_open_streams_at_once_and_quietly(tmp_path: Path) -> None:
-    with structlog.testing.capture_logs() as lines, _page(tmp_path) as (server, _):
+    with logs_of("agent.web") as lines, _page(tmp_path) as (server, _):
         opened, ended = threading.Event(), threading.Event()
 
         def look() -> None:

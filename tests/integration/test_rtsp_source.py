@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from agent.cameras.sources.choose import make_source, opened_within, probe_source
 from agent.cameras.sources.network_stream import NetworkStream
@@ -23,6 +22,7 @@ from agent.config.sections.sources import RtspSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 from tests.fixtures.deadlines import wait_until
+from tests.fixtures.own_logs import logs_of
 from tests.fixtures.rtsp_server import RtspServer, silent_listener
 
 _BOUND_S = 30.0
@@ -580,7 +580,7 @@ def test_lines_of_ffmpeg_are_logged_at_level_debug_without_the_password(tmp_path
     name = _password(tmp_path, "wrong-CANARY")
     with (
         RtspServer(tmp_path, fps=100.0, credentials=("admin", "right")) as server,
-        structlog.testing.capture_logs() as events,
+        logs_of("agent.cameras.sources.ffmpeg") as events,
     ):
         for _ in range(2):
             _unavailable(_stream(tmp_path, server.url, username="admin", password_file=name))

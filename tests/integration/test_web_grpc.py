@@ -15,7 +15,6 @@ import cv2
 import grpc
 import numpy as np
 import pytest
-import structlog
 import uvloop
 
 from agent.config.loader import LoadedConfig, load_config
@@ -31,6 +30,7 @@ from tests.fixtures.agent_process import write_config
 from tests.fixtures.certificates import Authority
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.mosquitto import free_port
+from tests.fixtures.own_logs import logs_of
 from tests.fixtures.parts import SIDE, BrightnessEngine, ScriptedSource, plain_image, plain_package
 
 # libuv keeps one pipe per process from the first loop on; made here, it is no leak of a test.
@@ -267,7 +267,7 @@ def test_a_stream_answers_in_order_and_goes_on_after_a_refusal(face: Face) -> No
 def test_a_message_that_cannot_be_read_is_the_clients_mistake(face: Face, capfd: pytest.CaptureFixture[str]) -> None:
     damaged = b"\xff\xff\xff"
     for method in ("ModelMetadata", "ModelInfer", "ModelStatistics", "RepositoryIndex"):
-        with structlog.testing.capture_logs() as lines, pytest.raises(grpc.RpcError) as error:
+        with logs_of("agent.web") as lines, pytest.raises(grpc.RpcError) as error:
             face.channel.unary_unary(f"{PROTOCOL_SERVICE}/{method}")(damaged, timeout=10)
         assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT, method
         assert f"the message is no {method}Request" in (error.value.details() or "")
@@ -290,7 +290,7 @@ class _Broken(ServedModels):
 
 @pytest.mark.parametrize("call", ["ModelInfer", "ModelMetadata", "ModelStreamInfer"])
 def test_an_internal_error_is_answered_as_internal_and_logged(tmp_path: Path, call: str) -> None:
-    with _face(tmp_path, models=_Broken) as face, structlog.testing.capture_logs() as lines:
+    with _face(tmp_path, models=_Broken) as face, logs_of("agent.web") as lines:
         path = f"{PROTOCOL_SERVICE}/{call}"
         name = protocol_message("ModelMetadataRequest" if call == "ModelMetadata" else "ModelInferRequest")
         request = (name(name="inspect") if call == "ModelMetadata" else name(model_name="inspect")).SerializeToString()

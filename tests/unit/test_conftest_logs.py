@@ -6,6 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.runtime import logs
+from tests.fixtures.own_logs import logs_of
 
 log = logs.get_logger(__name__)
 
@@ -16,3 +17,12 @@ def test_logs_are_seen_whatever_an_earlier_test_configured(turn: int) -> None:
         log.warning("test.happened", turn=turn)
     assert [one["event"] for one in seen] == ["test.happened"]
     logs.configure(level="error")
+
+
+def test_lines_of_other_parts_are_left_out() -> None:
+    with logs_of(__name__) as seen:
+        logs.get_logger("library").warning("test.noise")
+        logs.get_logger(f"{__name__}_too").warning("test.noise")
+        log.warning("test.happened")
+        logs.get_logger(f"{__name__}.below").warning("test.happened_below")
+    assert [one["event"] for one in seen] == ["test.happened", "test.happened_below"]
