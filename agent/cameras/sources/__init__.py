@@ -4,6 +4,7 @@ base        the contract: open, read, close, interrupt
 lifecycle   shared by all sources: counts, interruption, errors
 ffmpeg      the boundary to FFmpeg
 decoded_frame  a frame that FFmpeg has decoded: its planes, and the image that it becomes
+rtp_pieces  joins the packets of a stream, before the next frame begins
 key_frames  which packets of a stream are decoded
 video_file  a video file
 network_stream  network cameras and streams through FFmpeg

@@ -21,10 +21,12 @@ from typing import Any
 import av
 import av.error
 import av.logging
+from av.codec.context import Flags2
 
 from agent.cameras.sources.decoded_frame import Converter, DecodedFrame
 from agent.cameras.sources.failures import FailureKind, Interrupted, StreamFailed
 from agent.cameras.sources.key_frames import KeyFrames
+from agent.cameras.sources.rtp_pieces import WHOLE_CODECS, NalPieces, ParsedPieces, Unit
 from agent.config.sections.sources import DecodeMode
 from agent.runtime.clock import Clock
 from agent.runtime.logs import get_logger
@@ -41,6 +43,7 @@ _UNDECODABLE_S = 30.0
 """Longest time without a frame while data comes: longer than the interval between two key frames of most cameras."""
 _REMEMBERED_PACKETS = 64
 _PARSED_CODECS = ("h264", "hevc", "mpeg4", "mpeg2video", "vc1")
+_NO_PARSER = {"fflags": "noparse"}
 _STATUS = re.compile(r"failed: (\d{3}) \(|HTTP error (\d{3})|[Ss]erver returned (\d{3})")
 
 # Errors only: the lines below are about damaged frames and are written once or more for each of them.
@@ -58,7 +61,9 @@ class Video:
     packets that could not be decoded.
     """
 
-    def __init__(self, container: Any, *, clock: Clock, threads: int, is_live: bool, decode: DecodeMode) -> None:
+    def __init__(
+        self, container: Any, *, clock: Clock, threads: int, is_live: bool, is_in_pieces: bool, decode: DecodeMode
+    ) -> None:
         self._container, self._clock = container, clock
         self._stream = _video_stream(container)
         self._stream.codec_context.thread_count = threads
@@ -70,9 +75,10 @@ class Video:
         self._keys = KeyFrames(decode)
         self._is_live = is_live
         self._start_s = float((self._stream.start_time or 0) * self._stream.time_base)
+        self._pieces = self._pieces_of(self.codec) if is_in_pieces else None
         # FFmpeg cuts the packets of these codecs into frames by looking for the start of the next one. So a frame is
         # returned when the next one begins, and its own first bytes came when the one before was returned.
-        self._is_held = is_live and self.codec in _PARSED_CODECS
+        self._is_held = is_live and not is_in_pieces and self.codec in _PARSED_CODECS
         self._packets: Iterator[Any] = self._demux()
         self._ready: deque[Any] = deque()
         self._came: OrderedDict[int, int] = OrderedDict()
@@ -101,7 +107,7 @@ class Video:
             packet = self._next_packet(timeout_s, interrupted)
             if packet is None:
                 return None
-            self._decode(packet, wanted_hz)
+            self._take(packet, wanted_hz)
             if not self._ready and time.monotonic() > deadline:
                 raise StreamFailed("undecodable", self._last_line or "no key frame came")
         frame = self._ready.popleft()
@@ -142,17 +148,20 @@ class Video:
         while True:
             if interrupted.is_set():
                 raise Interrupted
+            asked = time.monotonic()
             try:
                 with _lines_of_ffmpeg() as lines:
                     packet = next(self._packets, None)
-            except av.error.ExitError:
+            except av.error.FFmpegError as exc:
+                # A wait that ends in the middle of a packet is an error of input and output to FFmpeg.
+                is_cut = exc.errno == errno.EIO and time.monotonic() - asked >= min(timeout_s, _READ_SLICE_S)
+                if not is_cut and not isinstance(exc, av.error.ExitError):
+                    raise _failure(exc, lines, is_late=False) from None
                 packet = None
                 self._packets = self._demux()
                 if time.monotonic() - began < timeout_s:
                     continue
                 raise StreamFailed("timeout", f"no data within {timeout_s:g} s") from None
-            except av.error.FFmpegError as exc:
-                raise _failure(exc, lines, is_late=False) from None
             is_late = time.monotonic() - began >= timeout_s
             if packet is None or packet.stream_index == self._stream.index:
                 if packet is not None and packet.size and is_late and self._is_live:
@@ -162,13 +171,39 @@ class Video:
             if is_late:
                 raise StreamFailed("timeout", f"other data, but no video within {timeout_s:g} s")
 
-    def _decode(self, packet: Any, wanted_hz: float | None) -> None:
+    def _pieces_of(self, codec: str) -> ParsedPieces | NalPieces | None:
+        if codec == "h264":
+            # Its decoder returns a frame with the last of its NAL units, instead of taking each packet for a frame.
+            self._stream.codec_context.flags2 |= Flags2.chunks
+            return NalPieces()
+        return None if codec in WHOLE_CODECS else ParsedPieces(self._stream.codec_context.parse)
+
+    def _take(self, packet: Any, wanted_hz: float | None) -> None:
+        """Decode ``packet``, or what is whole by it."""
         now_ns = self._clock.monotonic_ns()
         if packet.pts is not None:
-            self._came[packet.pts] = self._last_packet_ns if self._is_held else now_ns
+            self._came.setdefault(packet.pts, self._last_packet_ns if self._is_held else now_ns)
             if len(self._came) > _REMEMBERED_PACKETS:
                 self._came.popitem(last=False)
         self._last_packet_ns = now_ns
+        if self._pieces is None:
+            self._decode(packet, now_ns, wanted_hz)
+            return
+        for unit in self._pieces.add(bytes(packet), packet.pts) if packet.size else self._pieces.flush():
+            if unit.is_broken:
+                self.damaged += 1
+                self._stream.codec_context.flush_buffers()
+            else:
+                self._decode(self._packet_of(unit), now_ns, wanted_hz)
+        if not packet.size:
+            self._decode(packet, now_ns, wanted_hz)
+
+    def _packet_of(self, unit: Unit) -> Any:
+        packet: Any = av.Packet(unit.data)
+        packet.stream, packet.pts, packet.time_base = self._stream, unit.pts, self._stream.time_base
+        return packet
+
+    def _decode(self, packet: Any, now_ns: int, wanted_hz: float | None) -> None:
         is_end = not packet.size and packet.pts is None
         if not packet.size and not is_end:
             return  # Theora: the frame before stays; a decoder would take the empty packet for the end
@@ -197,12 +232,15 @@ def open_video(
     open_timeout_s: float | None = None,
     read_timeout_s: float = _READ_SLICE_S,
     threads: int = 1,
+    is_in_pieces: bool = False,
     decode: DecodeMode = "all",
 ) -> Video:
     """Open ``address``, a URL of FFmpeg that may hold a password.
 
-    ``threads`` 0 lets FFmpeg choose. FFmpeg waits for at most ``open_timeout_s`` (None: for ever), and cannot be
-    interrupted meanwhile; openings of several threads run side by side.
+    ``threads`` 0 lets FFmpeg choose. ``is_in_pieces`` is for RTP over TCP, whose packets are then joined here and not
+    by FFmpeg's parser: sooner, but with one thread, and key frames are not told apart. FFmpeg waits for at most
+    ``open_timeout_s`` (None: for ever), and cannot be interrupted meanwhile; openings of several threads run side by
+    side.
 
     Raises:
         StreamFailed: it cannot be opened, or holds no video that can be decoded.
@@ -212,8 +250,16 @@ def open_video(
     container = None
     with _lines_of_ffmpeg() as lines:
         try:
-            container = av.open(address, options=dict(options), timeout=timeout, **_METADATA)
-            return Video(container, clock=clock, threads=threads, is_live=is_live, decode=decode)
+            its_options = {**options, **(_NO_PARSER if is_in_pieces else {})}
+            container = av.open(address, options=its_options, timeout=timeout, **_METADATA)
+            return Video(
+                container,
+                clock=clock,
+                threads=threads,
+                is_live=is_live,
+                is_in_pieces=is_in_pieces,
+                decode=decode,
+            )
         except av.error.FFmpegError as exc:
             is_late = open_timeout_s is not None and time.monotonic() - began >= open_timeout_s
             raise _failure(exc, lines, is_late=is_late) from None

@@ -65,9 +65,9 @@ class NetworkStream(SourceBase):
     """A live stream; it must be read continuously, because FFmpeg queues frames that are not fetched.
 
     ``captured_at_ns`` is the arrival of the frame's first bytes; the delays before it (exposure, the camera's encoder,
-    network) are unknown. ``capture_ms`` is the time from then until it was decoded, which for H.264 and H.265 includes
-    the wait for the first bytes of the next frame: FFmpeg looks for them. An interruption takes effect at once while
-    the stream is opened, and within ``read_timeout_s``, at most four seconds, after that.
+    network) are unknown. ``capture_ms`` is the time from then until it was decoded; rtp_pieces says when that is. An
+    interruption takes effect at once while the stream is opened, and within ``read_timeout_s``, at most four seconds,
+    after that.
     """
 
     is_live = True
@@ -153,6 +153,7 @@ def _open_stream(
                 open_timeout_s=config.open_timeout_s,
                 read_timeout_s=config.read_timeout_s,
                 threads=config.decode_threads,
+                is_in_pieces=_comes_in_pieces(config),
                 decode=config.decode,
             )
             return _with_data(video, config.read_timeout_s, lifecycle)
@@ -181,6 +182,12 @@ def _with_data(video: Video, timeout_s: float, lifecycle: Lifecycle) -> Video:
         video.close()
         raise
     return video
+
+
+def _comes_in_pieces(config: RtspSource | StreamSource) -> bool:
+    """Whether the packets of RTP are joined here. Datagrams may be lost, and the pieces do not show it."""
+    is_rtp = isinstance(config, RtspSource) and config.transport == "tcp"
+    return is_rtp and config.decode == "all" and config.decode_threads == 1
 
 
 def _options(config: RtspSource | StreamSource, base_dir: Path) -> dict[str, str]:
