@@ -29,15 +29,16 @@ def run(path: Path, *, is_printing: bool) -> None:
     # There is nothing to clean up until the agent installs its own handlers, and a KeyboardInterrupt in the middle of
     # an import can be swallowed.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from agent.daemon.blas import load_with_one_blas_thread
+    from agent.daemon.imports import load_with_one_blas_thread, without_garbage_search
 
-    load_with_one_blas_thread()
-    from agent.app import Agent
-    from agent.config.loader import load_config
-    from agent.daemon.control import ControlSocket
-    from agent.daemon.notify import Notifier
-    from agent.publish.json_lines import JsonLinesSink
-    from agent.runtime import journal
+    with without_garbage_search():
+        load_with_one_blas_thread()
+        from agent.app import Agent
+        from agent.config.loader import load_config
+        from agent.daemon.control import ControlSocket
+        from agent.daemon.notify import Notifier
+        from agent.publish.json_lines import JsonLinesSink
+        from agent.runtime import journal
 
     faulthandler.enable()
     journal.log_plain_lines_as_errors()

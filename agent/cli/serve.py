@@ -40,10 +40,11 @@ def serve(
     Each package is served under its own name, until SIGTERM or SIGINT. For cameras beside it, write an address under
     `serve` in the agent's configuration instead.
     """
-    from agent.daemon.blas import load_with_one_blas_thread
+    from agent.daemon.imports import load_with_one_blas_thread, without_garbage_search
 
-    load_with_one_blas_thread()
-    from agent.tools.serve import ServeOptions, serve_packages
+    with without_garbage_search():
+        load_with_one_blas_thread()
+        from agent.tools.serve import ServeOptions, serve_packages
 
     stop_signals: list[int] = []
     # A handler only appends to a list: anything that takes a lock could deadlock.

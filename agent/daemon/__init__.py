@@ -7,7 +7,7 @@ watchdog.py         sends them while every stage makes progress
 alive.py            the same for a container: a file for `agent health`
 control.py          the socket of `agent reload`
 exit_deadline.py    ends the process if an orderly end takes too long
-blas.py             numpy and OpenCV without threads of their own
+imports.py          the first imports: no threads of numpy and OpenCV, no search for garbage
 heap.py             few arenas of the C library, which keep the memory of images; trimmed after loading
 
 Thread: ``exit-deadline``, a timer that ``ExitDeadline`` starts, and cancels if the end was in time. Everything else

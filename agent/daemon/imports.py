@@ -1,8 +1,11 @@
-"""numpy and OpenCV without threads of their own for linear algebra."""
+"""Imports at the start of a daemon, which cost most of its time until the first result."""
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _THREADS = "OPENBLAS_NUM_THREADS"
 
@@ -22,3 +25,15 @@ def load_with_one_blas_thread() -> None:
         import numpy as np  # noqa: F401 - the same
     finally:
         del os.environ[_THREADS]
+
+
+@contextmanager
+def without_garbage_search() -> Iterator[None]:
+    """Import modules in the block: they make many objects that all stay, so a search for garbage finds none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

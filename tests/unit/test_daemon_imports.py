@@ -1,16 +1,19 @@
-"""The agent's start: numpy and OpenCV bring no threads of their own."""
+"""The imports of the agent's start: no threads of numpy and OpenCV, and no search for garbage."""
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 
 import pytest
 
+from agent.daemon.imports import without_garbage_search
+
 _COUNT = """
 import os, sys
-from agent.daemon.blas import load_with_one_blas_thread
+from agent.daemon.imports import load_with_one_blas_thread
 load_with_one_blas_thread()
 import numpy as np, cv2
 np.ones((64, 64)) @ np.ones((64, 64))
@@ -35,3 +38,20 @@ def test_a_number_in_the_environment_goes_before() -> None:
     threads, variable = _run(OPENBLAS_NUM_THREADS="2")
     assert int(threads) > 1
     assert variable == "2"
+
+
+def test_garbage_is_searched_for_again_after_the_imports() -> None:
+    with pytest.raises(ImportError, match="lost"), without_garbage_search():
+        assert not gc.isenabled()
+        raise ImportError("lost")
+    assert gc.isenabled()
+
+
+def test_who_searches_never_goes_before() -> None:
+    gc.disable()
+    try:
+        with without_garbage_search():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
