@@ -107,8 +107,7 @@ def test_a_piece_whose_start_was_lost_is_left_out() -> None:
 @pytest.mark.parametrize("slices", [1, 4])
 @pytest.mark.parametrize("cabac", [0, 1])
 def test_the_decoder_returns_a_frame_with_its_last_unit_alone(slices: int, cabac: int) -> None:
-    decoder: Any = av.CodecContext.create("h264", "r")
-    decoder.thread_count, decoder.flags2 = 1, decoder.flags2 | Flags2.chunks
+    decoder = _decoder()
 
     def frames(data: bytes) -> int:
         try:
@@ -130,7 +129,7 @@ def test_the_decoder_returns_a_frame_with_its_last_unit_alone(slices: int, cabac
 @pytest.mark.parametrize("scenecut", [0, 40], ids=["few key frames", "key frames"])
 def test_frames_of_a_sender_that_cuts_ever_smaller_are_whole_or_absent(slices: int, scenecut: int) -> None:
     frames = _encoded(160, f"threads=1:keyint=10:scenecut={scenecut}:slices={slices}", side=64)
-    reference = _decoded([Unit(b"".join(units), number) for number, units in enumerate(frames)])
+    reference = _decoded([Unit(b"".join(units), number) for number, units in enumerate(frames)], is_in_units=False)
     pieces, units = NalPieces(), []
     for number, nals in enumerate(frames):
         for nal in nals:
@@ -143,9 +142,16 @@ def test_frames_of_a_sender_that_cuts_ever_smaller_are_whole_or_absent(slices: i
         assert np.array_equal(image, reference[number]), number
 
 
-def _decoded(units: list[Unit]) -> dict[int, Any]:
+def _decoder() -> Any:
+    """As ffmpeg.Video sets it."""
     decoder: Any = av.CodecContext.create("h264", "r")
     decoder.thread_count, decoder.flags2 = 1, decoder.flags2 | Flags2.chunks
+    decoder.options = {"ec": "0"}
+    return decoder
+
+
+def _decoded(units: list[Unit], *, is_in_units: bool = True) -> dict[int, Any]:
+    decoder: Any = _decoder() if is_in_units else av.CodecContext.create("h264", "r")
     came = {}
     for unit in units:
         if unit.is_broken:
@@ -155,6 +161,7 @@ def _decoded(units: list[Unit]) -> dict[int, Any]:
         packet.pts = unit.pts
         with contextlib.suppress(av.error.InvalidDataError):
             came.update({frame.pts: frame.to_ndarray() for frame in decoder.decode(packet)})
+    came.update({frame.pts: frame.to_ndarray() for frame in ([] if is_in_units else decoder.decode(None))})
     return came
 
 

@@ -14,7 +14,6 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -150,7 +149,7 @@ class Video:
                 raise Interrupted
             asked = time.monotonic()
             try:
-                with _lines_of_ffmpeg() as lines:
+                with _LinesOfFFmpeg() as lines:
                     packet = next(self._packets, None)
             except av.error.FFmpegError as exc:
                 # A wait that ends in the middle of a packet is an error of input and output to FFmpeg.
@@ -173,8 +172,10 @@ class Video:
 
     def _pieces_of(self, codec: str) -> ParsedPieces | NalPieces | None:
         if codec == "h264":
-            # Its decoder returns a frame with the last of its NAL units, instead of taking each packet for a frame.
+            # Its decoder returns a frame with the last of its NAL units, instead of taking each packet for a frame. It
+            # would also conceal, after each of them, the rows that are still to come: three times the work.
             self._stream.codec_context.flags2 |= Flags2.chunks
+            self._stream.codec_context.options = {**self._stream.codec_context.options, "ec": "0"}
             return NalPieces()
         return None if codec in WHOLE_CODECS else ParsedPieces(self._stream.codec_context.parse)
 
@@ -210,7 +211,7 @@ class Video:
         if not is_end and not self._keys.wants(is_key=packet.is_keyframe, now_ns=now_ns, wanted_hz=wanted_hz):
             return
         try:
-            with _lines_of_ffmpeg() as lines:
+            with _LinesOfFFmpeg() as lines:
                 self._ready.extend(packet.decode())
                 if self._keys.is_alone and not is_end:
                     # The decoder would hold a key frame until it knows that no later frame is shown before it.
@@ -248,7 +249,7 @@ def open_video(
     began = time.monotonic()
     timeout = None if open_timeout_s is None else (open_timeout_s, min(read_timeout_s, _READ_SLICE_S))
     container = None
-    with _lines_of_ffmpeg() as lines:
+    with _LinesOfFFmpeg() as lines:
         try:
             its_options = {**options, **(_NO_PARSER if is_in_pieces else {})}
             container = av.open(address, options=its_options, timeout=timeout, **_METADATA)
@@ -269,15 +270,18 @@ def open_video(
             raise
 
 
-@contextmanager
-def _lines_of_ffmpeg() -> Iterator[list[tuple[int, str, str]]]:
+class _LinesOfFFmpeg:
     """The lines that FFmpeg writes in this thread during the block; logged at level debug after it."""
-    with av.logging.Capture() as lines:
-        try:
-            yield lines
-        finally:
-            for _, part, text in lines:
-                log.debug("ffmpeg.line", part=part, text=redact(text.strip()))
+
+    def __enter__(self) -> list[tuple[int, str, str]]:
+        self._capture = av.logging.Capture()
+        self._lines: list[tuple[int, str, str]] = self._capture.__enter__()
+        return self._lines
+
+    def __exit__(self, *error: object) -> None:
+        self._capture.__exit__(None, None, None)
+        for _, part, text in self._lines:
+            log.debug("ffmpeg.line", part=part, text=redact(text.strip()))
 
 
 def _last(lines: list[tuple[int, str, str]]) -> str:
