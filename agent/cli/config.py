@@ -87,7 +87,7 @@ def _exceeded(
         found = plan(
             loaded,
             device=this_device(),
-            reports={report.name: load_report(report) for report in reports},
+            reports={str(report): load_report(report) for report in reports},
             clips=clips,
             stated=figures,
             keep_free=KEEP_FREE,

@@ -45,7 +45,7 @@ def plan(
     found = plan_of(
         load_config(path),
         device=this_device(),
-        reports={report.name: load_report(report) for report in reports},
+        reports={str(report): load_report(report) for report in reports},
         clips=clips,
         stated=figures,
         keep_free=keep_free / 100,

@@ -143,7 +143,7 @@ def load_config(
     config, problems = _validated(document)
     secrets: dict[KeyPath, Secret] = {}
     if check_files:
-        problems += [*_missing_files(document, base_dir), *_moves_in_place(document, base_dir)]
+        problems += [*_missing_files(document, base_dir), *_folder_problems(document, base_dir)]
         secrets.update(_secrets(document, base_dir, problems))
     if config is None:
         raise error_of(problems, document.name)
@@ -240,14 +240,15 @@ def _parsed(text: str, name: str) -> StrictDocument:
             file=name,
             line=document.line_of(()),
         )
+    problems = [*problems_of_values(document)]
+    if problems:  # nothing can be asked about a path with a null byte
+        raise error_of(problems, document.name)
     return document
 
 
 def _validated(document: StrictDocument) -> tuple[AgentConfig | None, list[Problem]]:
     """The configuration, and every fault that does not depend on the machine; None if there is no reading it."""
-    problems = [*problems_of_values(document)]
-    if problems:
-        return None, problems
+    problems: list[Problem] = []
     try:
         # Through JSON, because strict validation of Python data refuses lists where the model has tuples.
         config = AgentConfig.model_validate_json(json.dumps(document.data), strict=True)
@@ -352,6 +353,11 @@ def _fault_of_path(place: str, found: Path, kind: str) -> str | None:
     return _absence(found, Path.exists, text)
 
 
+def _folder_problems(document: StrictDocument, base_dir: Path) -> Iterator[Problem]:
+    yield from _moves_in_place(document, base_dir)
+    yield from _shared_folders(document, base_dir)
+
+
 def _moves_in_place(document: StrictDocument, base_dir: Path) -> Iterator[Problem]:
     """A watched folder whose read images would be moved into it, and so be read for ever."""
     for name, camera in section_of(document.data, "cameras").items():
@@ -368,6 +374,24 @@ def _moves_in_place(document: StrictDocument, base_dir: Path) -> Iterator[Proble
             yield at(document, ("cameras", name, "source", "move_to"), text)
 
 
+def _shared_folders(document: StrictDocument, base_dir: Path) -> Iterator[Problem]:
+    """Two cameras on one watched folder: each image would reach one of them, by chance."""
+    first: dict[str, str] = {}
+    for name, camera in section_of(document.data, "cameras").items():
+        source = section_of(camera, "source")
+        place = source.get("path")
+        if source.get("type") != "folder" or not isinstance(place, str):
+            continue
+        folder = os.path.realpath(resolved_path(place, base_dir))
+        other = first.setdefault(folder, name)
+        if other != name:
+            text = (
+                f"is {folder}, but camera {other} watches that folder too, and each image is taken once; name another "
+                f"folder, or list both classifiers under `classify` of {other}"
+            )
+            yield at(document, ("cameras", name, "source", "path"), text)
+
+
 def _files_of(section: Section) -> Iterator[tuple[str, str]]:
     """The keys of a section that name a file, with their values."""
     for key in type(section).model_fields:
@@ -380,11 +404,13 @@ def _absence(path: Path, look: Callable[[Path], bool], otherwise: str) -> str | 
     """The problem with a path that does not exist, or cannot be reached; None if it exists."""
     try:
         return None if path_exists(path, look) else otherwise
-    except OSError as exc:
+    except PermissionError as exc:
         return (
             f"{path} cannot be reached ({exc.strerror}) by user number {os.geteuid()}, who runs the agent; give that "
             "user the right to enter every folder of the path, or move what is there, for example below /etc/agent"
         )
+    except OSError as exc:
+        return f"{path} cannot be reached ({exc.strerror}); correct the path"
 
 
 def _missing_file(path: Path, remedy: str = "") -> str | None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from agent.cameras.sources.base import Capture
-from agent.cameras.sources.choose import make_source, opened_within, probe_source
+from agent.cameras.sources.choose import for_probe, make_source, probe_source
 from agent.cameras.sources.network_stream import NetworkStream
 from agent.config.sections.sources import RtspSource
 from agent.runtime.clock import SystemClock
@@ -103,7 +103,7 @@ def test_the_configured_rate_takes_precedence_over_the_announced_one(tmp_path: P
 def test_doctor_gives_up_on_a_silent_camera_at_its_deadline(tmp_path: Path) -> None:
     with silent_listener() as port:
         config = RtspSource(type="rtsp", url=f"rtsp://127.0.0.1:{port}/camera", open_timeout_s=60.0)
-        source = make_source(opened_within(config, 0.3), base_dir=tmp_path, clock=SystemClock())
+        source = make_source(for_probe(config, 0.3), base_dir=tmp_path, clock=SystemClock())
         result = probe_source(source, deadline_s=0.3)
     assert not result.ok
     assert "within 0.3 s" in result.detail

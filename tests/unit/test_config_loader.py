@@ -209,6 +209,47 @@ def test_an_unreachable_path_is_reported_with_its_cause(tmp_path: Path) -> None:
         load(tmp_path, CASCADE.replace("packages/parts-1", "x" * 300))
 
 
+def test_a_path_that_is_too_long_is_no_matter_of_permissions(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\(File name too long\); correct the path$"):
+        load(tmp_path, CASCADE.replace("packages/parts-1", "x" * 300))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        r'models: {a: {package: "a\0b"}}',
+        r'cameras: {a: {source: {type: images, path: "a\0b"}}}',
+        r'cameras: {a: {source: {type: folder, path: in, after: move, move_to: "a\0b"}}}',
+        r'cameras: {a: {source: {type: rtsp, password_file: "a\0b"}}}',
+        r'mqtt: {tls: {ca_file: "a\0b"}}',
+    ],
+)
+def test_a_null_byte_in_a_path_is_a_fault_and_no_crash(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(f"version: 1\n{line}\n")
+    with pytest.raises(
+        ConfigError, match=r"agent\.yaml:2: .* the text holds the control character U\+0000; remove it$"
+    ):
+        load_config(path)
+
+
+@pytest.mark.parametrize("place", ["inbox", "inbox/", "./inbox", "link"])
+def test_two_cameras_on_one_watched_folder_are_refused(place: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("inbox")
+    path = tmp_path / "agent.yaml"
+    path.write_text(
+        "version: 1\nmodels: {inspect: {package: demo}}\nmqtt: {broker: embedded}\ncameras:\n"
+        "  a: {source: {type: folder, path: inbox}, classify: [{model: inspect}]}\n"
+        f"  b: {{source: {{type: folder, path: {place}}}, classify: [{{model: inspect}}]}}\n"
+        "  c: {source: {type: folder, path: other}, classify: [{model: inspect}]}\n"
+    )
+    with pytest.raises(
+        ConfigError, match=r"agent.yaml:6: cameras\.b\.source\.path: is .*/inbox, but camera a"
+    ) as caught:
+        load_config(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_a_directory_without_a_manifest_is_no_package(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"empty has no model\.yaml"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -194,6 +195,12 @@ def test_file_that_is_no_clip_is_refused(tmp_path: Path) -> None:
         clip_cost(tmp_path / "none.mp4")
 
 
+def test_pipe_in_the_place_of_a_clip_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(UsageError, match=r"a clip must be a video file, but .*/pipe\.mp4 is no file"):
+        clip_cost(tmp_path / "pipe.mp4")
+
+
 def _path_of(cameras: int, cpu_ms: float, mib: int, source: str = "pattern 1280x720") -> PipelineResult:
     spread = spread_of([1_000_000] * 700)
     return PipelineResult(
@@ -361,6 +368,18 @@ def test_command_prints_the_plan_and_its_exit_code(tmp_path: Path) -> None:
     slow = _of("inspect", _INSPECT | {"infer_ms": 99.0})
     not_carried = CliRunner().invoke(root, ["plan", "-c", str(path), *_stated(slow)], standalone_mode=False)
     assert (not_carried.return_value, "does not carry it: engine of inspect" in not_carried.stdout) == (1, True)
+
+
+@pytest.mark.parametrize("command", [["plan", "-c"], ["config", "check"]], ids=["plan", "config-check"])
+def test_reports_of_one_name_in_two_folders_are_both_read(tmp_path: Path, command: list[str]) -> None:
+    path = _config(tmp_path, cameras=_camera("north"))
+    words = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "inspect.json").write_text(_report(tmp_path, _path_of(1, 6.0, 250)).as_json())
+        words += ["--report", str(tmp_path / folder / "inspect.json")]
+    done = CliRunner().invoke(root, [*command, str(path), *words, "--accept-invalid"])
+    assert "b/inspect.json is of the model inspect, but another report is too" in str(done.exception)
 
 
 def test_config_check_warns_of_an_exceeded_limit(tmp_path: Path) -> None:

@@ -87,8 +87,11 @@ def _with_home(config: SourceConfig, base_dir: Path) -> SourceConfig:
     return config.model_copy(update={key: str(resolved_path(value, base_dir)) for key, value in found.items()})
 
 
-def opened_within(config: SourceConfig, deadline_s: float) -> SourceConfig:
-    """``config`` with an opening that takes at most ``deadline_s``, whose error then names what was missing."""
+def for_probe(config: SourceConfig, deadline_s: float) -> SourceConfig:
+    """``config`` to read one frame from: it opens within ``deadline_s``, so its error names what was missing, and a
+    watched folder keeps its images."""
+    if isinstance(config, FolderSource):
+        return config.model_copy(update={"after": "keep", "move_to": None, "existing": "process"})
     timeout_s = getattr(config, "open_timeout_s", 0.0)
     return config.model_copy(update={"open_timeout_s": deadline_s}) if timeout_s > deadline_s else config
 
@@ -125,12 +128,13 @@ def probe_source(source: Source, *, deadline_s: float) -> ProbeResult:
         timer.join()
         source.close()
     if capture is None:
+        is_waiting = not source.has_end and source.statistics().skipped == 0
         return ProbeResult(
-            ok=False,
+            ok=is_waiting,
             width=None,
             height=None,
             fps=fps,
-            detail=f"{source.description} holds no image that can be read",
+            detail="no image is there yet" if is_waiting else f"{source.description} holds no image that can be read",
         )
     height, width = capture.image.shape[:2]
     rate = "" if fps is None else f" at {fps:g} fps"

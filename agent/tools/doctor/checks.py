@@ -11,7 +11,9 @@ from pathlib import Path
 
 import agent
 from agent.config.model import CameraConfig
+from agent.config.sections.sources import FolderSource
 from agent.config.sections.triggers import GpioConfig
+from agent.config.state_dir import resolved_path
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import AgentError
 from agent.tools.doctor.findings import Finding
@@ -97,15 +99,32 @@ def engine_findings(probes: Sequence[ProbeResult]) -> Iterator[Finding]:
 
 def camera_finding(name: str, camera: CameraConfig, base_dir: Path) -> Finding:
     """Whether one camera delivers a frame."""
-    from agent.cameras.sources.choose import make_source, opened_within, probe_source
+    from agent.cameras.sources.choose import for_probe, make_source, probe_source
 
     if not camera.enabled:
         return Finding(name, "absent", "disabled in the configuration")
-    source = make_source(opened_within(camera.source, _CAMERA_S), base_dir=base_dir, clock=SystemClock())
+    source = make_source(for_probe(camera.source, _CAMERA_S), base_dir=base_dir, clock=SystemClock())
     result = probe_source(source, deadline_s=_CAMERA_S)
+    if result.ok and isinstance(camera.source, FolderSource) and (fault := _fault_of_after(camera.source, base_dir)):
+        return Finding(name, "failed", f"{camera.source.type}, {source.description}: {fault}", is_needed=True)
     facts = {"width": result.width, "height": result.height, "fps": result.fps}
     detail = f"{camera.source.type}, {source.description}: {result.detail}"
     return Finding(name, "ok" if result.ok else "failed", detail, is_needed=True, facts=facts)
+
+
+def _fault_of_after(source: FolderSource, base_dir: Path) -> str | None:
+    """Why this user cannot take images out of a watched folder, or not put them where they go."""
+    folders = [] if source.after == "keep" else [resolved_path(source.path, base_dir)]
+    if source.move_to is not None:
+        target = resolved_path(source.move_to, base_dir)
+        folders.append(next(one for one in (target, *target.parents) if os.path.exists(one)))  # noqa: PTH110 - no errors
+    closed = [one for one in folders if not (one.is_dir() and os.access(one, os.W_OK | os.X_OK))]
+    if not closed:
+        return None
+    return (
+        f"`after: {source.after}` needs a folder that user number {os.geteuid()} may write to, but {closed[0]} is "
+        "none. Correct its permissions, `path` or `move_to`"
+    )
 
 
 def line_finding(name: str, config: GpioConfig) -> Finding:

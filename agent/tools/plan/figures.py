@@ -173,6 +173,8 @@ class _Reading:
 
 
 def _read(clip: Path, decode: DecodeMode, wanted_hz: float | None) -> _Reading:
+    if clip.exists() and not clip.is_file():  # the opening of a pipe would wait for who writes to it
+        raise UsageError(f"a clip must be a video file, but {clip} is {'a folder' if clip.is_dir() else 'no file'}")
     try:
         video = open_video(f"file:{clip}", clock=SystemClock(), options={}, is_live=False, threads=1, decode=decode)
     except StreamFailed as exc:
