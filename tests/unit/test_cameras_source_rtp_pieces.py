@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from av.codec.context import Flags2
 
-from agent.cameras.sources.rtp_pieces import NalPieces, ParsedPieces, Unit
+from agent.cameras.sources.rtp_pieces import MAX_UNIT_BYTES, NalPieces, ParsedPieces, Unit
 
 START = b"\0\0\0\1"
 Piece = tuple[bytes, int | None]
@@ -96,6 +96,14 @@ def test_a_stream_may_begin_in_the_middle_of_a_unit(pts: int | None) -> None:
     assert pieces.add(b"the rest of a unit", pts) == []
     pieces.add(START + b"A", 1)
     assert pieces.add(START + b"B", 2) == [Unit(START + b"A", 1)]
+
+
+def test_a_unit_that_never_ends_is_dropped() -> None:
+    pieces, piece = NalPieces(), bytes(1 << 20)
+    pieces.add(START + b"A", 1)
+    came = [unit for _ in range(2 * (MAX_UNIT_BYTES >> 20)) for unit in pieces.add(piece, 1)]
+    assert came == [Unit(b"", 1, is_broken=True)]
+    assert pieces.flush() == [], "nothing is kept"
 
 
 def test_a_piece_whose_start_was_lost_is_left_out() -> None:

@@ -18,6 +18,8 @@ _LEARNED = 50
 """Units that must have come before the sizes of pieces are believed."""
 _MORE = 10
 """So many times as many after they were wrong once."""
+MAX_UNIT_BYTES = 32 << 20
+"""More than a frame of 8K; a unit that goes on for ever would take all memory."""
 WHOLE_CODECS = frozenset({"bitpacked", "jpegxs", "mjpeg", "rawvideo", "theora", "vp8", "vp9"})
 """Codecs whose pieces FFmpeg joins itself, by the mark. Source: libavformat/rtpdec_*.c, need_parsing."""
 
@@ -26,8 +28,8 @@ WHOLE_CODECS = frozenset({"bitpacked", "jpegxs", "mjpeg", "rawvideo", "theora", 
 class Unit:
     """What a decoder takes at once: one NAL unit or more of H.264, a whole frame of another codec.
 
-    ``is_broken``: the unit before was decoded though a piece of it was missing; ``data`` is empty, and the decoder has
-    to begin with a key frame.
+    ``is_broken``: the unit before was decoded though a piece of it was missing, or never ended; ``data`` is empty, and
+    the decoder has to begin with a key frame.
     """
 
     data: bytes
@@ -95,8 +97,9 @@ class NalPieces:
             self._units += 1
             return ended + self._taken(data, len(data) - _HEAD)
         self._continued = min(self._size, self._size if self._continued is None else self._continued)
-        if self._data:
+        if self._data and len(self._data) < MAX_UNIT_BYTES:
             return self._taken(data, len(data))
+        self._data = bytearray()
         self._broken_pts, self._units, self._learned = pts, 0, self._learned * _MORE
         return [Unit(b"", pts, is_broken=True)]
 
