@@ -30,12 +30,14 @@ def config() -> None:
 
 
 @config.command()
-@click.argument("file", type=click.Path(path_type=Path, readable=False))
+@click.argument("file", type=click.Path(path_type=Path, readable=False), required=False)
+@click.option("-c", "--config", "path", type=click.Path(path_type=Path, readable=False), help="The same as FILE.")
 @plan_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(
-    file: Path,
+    file: Path | None,
     *,
+    path: Path | None,
     reports: tuple[Path, ...],
     clips: dict[str, Path],
     figures: dict[str, float],
@@ -49,7 +51,7 @@ def check(
 
     Exit code 78 if it is not valid; each error is printed with its line.
     """
-    loaded = load_config(file)
+    loaded = load_config(_one_of(file, path))
     profile = _profile_report(loaded)
     problems = [*_refused_options(loaded), *_serve_problems(loaded), *(() if profile is None else profile.errors)]
     if problems:
@@ -66,6 +68,16 @@ def check(
         print(redact(json.dumps({**resolved, "config": public_config(loaded.config)}, indent=2)))
     else:
         _print_text(loaded, overrides)
+
+
+def _one_of(file: Path | None, path: Path | None) -> Path:
+    """The file of a command that takes it as an argument, and as the option ``-c`` of the other commands."""
+    if file is not None and path is not None:
+        raise click.UsageError(f"two files are given, {file} and with -c {path}; name one")
+    found = path if file is None else file
+    if found is None:
+        raise click.UsageError("no file is given; name the configuration to check")
+    return found
 
 
 def _exceeded(
