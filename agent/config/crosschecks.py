@@ -361,7 +361,21 @@ def _warnings_of_mqtt(config: AgentConfig, document: StrictDocument) -> Iterator
     if mqtt.websocket.header_files and any(one.is_websocket and one.is_clear_text for one in mqtt.addresses):
         text = "the headers cross the network in clear text; use wss:// where the broker offers it"
         yield at(document, ("mqtt", "websocket", "header_files"), text)
+    yield from _warnings_of_switches(config, document)
     yield from _warnings_of_max_rate(config, document)
+
+
+def _warnings_of_switches(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:
+    """Settings of what is switched off, unless the file itself says that it is off."""
+    mqtt = section_of(document.data, "mqtt")
+    for key in ("commands", "home_assistant"):
+        given = section_of(mqtt, key)
+        if given and "enabled" not in given:
+            text = f"`enabled` is missing, which means false, so the agent ignores {', '.join(sorted(given))}"
+            yield at(document, ("mqtt", key), f"{text}; write `enabled: true`")
+    if config.mqtt.commands.enabled and not config.mqtt.commands.allow:
+        text = "commands are enabled, but `allow` names none, so every command is ignored; name those to take"
+        yield at(document, ("mqtt", "commands"), text)
 
 
 def _warnings_of_max_rate(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:

@@ -383,6 +383,26 @@ def test_what_was_probably_not_meant_is_a_warning_with_its_line(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("mqtt", "says"),
+    [
+        ("commands: {allow: [set]}", "`enabled` is missing, which means false, so the agent ignores allow"),
+        (
+            "home_assistant: {snapshots: true, prefix: ha}",
+            "so the agent ignores prefix, snapshots; write `enabled: true`",
+        ),
+        ("commands: {enabled: true}", "`allow` names none, so every command is ignored"),
+        ("commands: {enabled: false, allow: [set]}", None),
+        ("commands: {enabled: true, allow: [set]}", None),
+        ("commands: {}", None),
+    ],
+)
+def test_settings_of_what_is_switched_off_are_a_warning(tmp_path: Path, mqtt: str, says: str | None) -> None:
+    warnings = load(tmp_path, f"{CASCADE}mqtt: {{{mqtt}}}\n").warnings
+    assert [says in warning for warning in warnings if says] == ([] if says is None else [True])
+    assert len(warnings) == (says is not None)
+
+
+@pytest.mark.parametrize(
     ("key", "limit", "words"),
     [
         ("messages_hz", 0.1, "is 0.10, but states, health and thermal alone need about 0.27;"),
