@@ -27,8 +27,9 @@ _PILLOW_FILTERS: dict[int, Interpolation] = {0: "nearest", 2: "linear_antialias"
 _FILTER_NAMES: dict[str, Interpolation] = {
     "nearest": "nearest", "bilinear": "linear_antialias", "bicubic": "cubic_antialias",
 }  # fmt: skip
-# Source: timm/data/transforms_factory.py, transforms_imagenet_eval: crop_mode.
-_TIMM_MODES: dict[str, ResizeMode] = {"center": "shorter_side", "squash": "stretch", "border": "letterbox"}
+_TASKS = {"single_label_classification": False, "multi_label_classification": True}
+_MIN_CROP = 0.01
+_MAX_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +183,13 @@ def _model_config(path: Path, config: Mapping[str, object]) -> TrainingFacts:
             path=str(path),
         )
     problem = config.get("problem_type")
-    multi_label = None if problem is None else problem == "multi_label_classification"
+    if problem is not None and str(problem) not in _TASKS:
+        raise ModelRejected(
+            f"{path} has problem_type {problem!r:.60}, but this agent classifies images: {' or '.join(_TASKS)}. "
+            "Take a classifier, or import the ONNX file alone if the entry is wrong",
+            path=str(path),
+        )
+    multi_label = None if problem is None else _TASKS[str(problem)]
     activation: Activation | None = None if multi_label is None else "sigmoid" if multi_label else "softmax"
     labels = config.get("id2label")
     return _with_source(
@@ -196,17 +203,14 @@ def _model_config(path: Path, config: Mapping[str, object]) -> TrainingFacts:
 def _timm(path: Path, config: Mapping[str, object], cfg: Mapping[str, object]) -> TrainingFacts:
     """Source: timm/data/config.py (resolve_data_config) and transforms_factory.py (transforms_imagenet_eval)."""
     shape = cfg.get("input_size")
-    size = (int(shape[2]), int(shape[1])) if isinstance(shape, list | tuple) and len(shape) == 3 else None
-    crop = cfg.get("crop_pct")
-    mode = _TIMM_MODES.get(str(cfg.get("crop_mode", "center")))
+    size = _sides({"height": shape[1], "width": shape[2]}) if isinstance(shape, list) and len(shape) == 3 else None
+    crop = _crop_share(cfg.get("crop_pct"))
+    named = cfg.get("crop_mode", "center")
+    mode: ResizeMode | None = "shorter_side" if named == "center" else None
+    if named == "squash" and crop == 1:  # below 1 a crop follows; border fills its bars with the mean
+        mode = "stretch"
     resize_to = None
-    if (
-        mode == "shorter_side"
-        and size is not None
-        and size[0] == size[1]
-        and isinstance(crop, int | float)
-        and crop > 0
-    ):
+    if mode == "shorter_side" and size is not None and size[0] == size[1] and crop is not None:
         resize_to = math.floor(size[0] / crop)
     names = config.get("label_names")
     return _with_source(
@@ -224,41 +228,75 @@ def _timm(path: Path, config: Mapping[str, object], cfg: Mapping[str, object]) -
 
 
 def _preprocessor(path: Path, config: Mapping[str, object]) -> TrainingFacts:
-    """Source: transformers, image_processing_utils.py and the image processors of ViT and ConvNeXT."""
+    """Source: transformers, image_processing_utils.py and the image processors of the models named below."""
     resize, resize_to, size = _preprocessor_size(config)
-    scale = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
-    normalises = config.get("do_normalize", True)
+    scale = _number(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
+    mean, std = _preprocessor_range(config, scale)
     resample = config.get("resample")
     return _with_source(
         path.name,
         size=size,
-        color="rgb",
+        color="bgr" if config.get("do_flip_channel_order") else "rgb",  # MobileViT
         resize=resize,
         resize_to=resize_to,
         interpolation=_PILLOW_FILTERS.get(resample) if isinstance(resample, int) else None,
-        scale=float(scale) if isinstance(scale, int | float) else None,
-        mean=_floats(config.get("image_mean")) if normalises else (0.0,),
-        std=_floats(config.get("image_std")) if normalises else (1.0,),
+        scale=scale,
+        mean=mean,
+        std=std,
     )
+
+
+def _preprocessor_range(
+    config: Mapping[str, object], scale: float | None
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and standard deviation after ``scale``, with the two further steps of EfficientNet."""
+    given = _floats(config.get("image_std"))
+    mean, std = (_floats(config.get("image_mean")), given) if config.get("do_normalize", True) else ((0.0,), (1.0,))
+    if config.get("rescale_offset") and config.get("do_rescale", True) and mean is not None:
+        # Here 127.5 is subtracted before the scale is applied.
+        mean = None if scale is None else tuple(one + 127.5 * scale for one in mean)
+    if config.get("include_top") and std is not None:
+        # What is normalised is divided by the standard deviation again.
+        std = None if given is None else tuple(one * two for one, two in zip(std * len(given), given, strict=False))
+        mean = mean if mean != (0.0,) or std is None else mean * len(std)
+    return mean, std
 
 
 def _preprocessor_size(config: Mapping[str, object]) -> tuple[ResizeMode | None, int | None, tuple[int, int] | None]:
     """How to resize, the shorter side, and the model's (width, height); None where the file is not clear."""
+    if not config.get("do_resize", True):
+        return None, None, None
     given = config.get("size")
+    share = _crop_share(config.get("crop_pct"))
+    kind = str(config.get("image_processor_type", config.get("feature_extractor_type")))
     crop = _sides(config.get("crop_size")) if config.get("do_center_crop") else None
-    edge = given.get("shortest_edge") if isinstance(given, dict) else given if crop is not None else None
-    if isinstance(edge, int):
-        ratio = config.get("crop_pct")
-        if crop is None and isinstance(ratio, int | float) and 0 < ratio <= 1:
-            # ConvNeXT: below 384 pixels the shorter side becomes edge / crop_pct; from there on it stretches.
-            return (
-                ("stretch", None, (edge, edge)) if edge >= 384 else ("shorter_side", int(edge / ratio), (edge, edge))
-            )
-        return ("shorter_side", edge, crop) if crop is not None else (None, None, None)
+    edge = given.get("shortest_edge") if isinstance(given, dict) else None
+    if isinstance(given, int) and (crop is not None or share is not None):
+        edge = given
     sides = _sides(given)
+    if sides is not None and share is not None and kind.startswith("PoolFormer"):
+        edge, sides = sides[0] if sides[0] == sides[1] else None, None
+    if isinstance(edge, int):
+        if crop is None:
+            return _convnext_size(edge, share) if share is not None else (None, None, None)
+        return "shorter_side", _shorter_side(kind, edge, share), crop
     if sides is not None and crop in (None, sides):
         return "stretch", None, sides
     return None, None, None
+
+
+def _shorter_side(kind: str, edge: int, share: float | None) -> int:
+    """The shorter side before a centre crop: LeViT and PoolFormer enlarge the edge that their file states."""
+    if kind.startswith("Levit"):
+        return int(edge * (256 / 224))
+    return int(edge / share) if share is not None and kind.startswith("PoolFormer") else edge
+
+
+def _convnext_size(edge: int, share: float) -> tuple[ResizeMode, int | None, tuple[int, int]]:
+    """ConvNeXT: below 384 pixels the shorter side becomes edge / crop_pct; from there on it stretches."""
+    if edge >= 384:
+        return "stretch", None, (edge, edge)
+    return "shorter_side", int(edge / share), (edge, edge)
 
 
 def _sides(value: object) -> tuple[int, int] | None:
@@ -276,7 +314,22 @@ def _data_yaml(path: Path, document: Mapping[str, object]) -> TrainingFacts:
 
 
 def _class_indices(path: Path, document: Mapping[str, object]) -> TrainingFacts:
-    return _with_source(path.name, labels=_names({index: name for name, index in document.items()}, where=str(path)))
+    names: dict[object, str] = {}
+    for label, number in document.items():
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise ModelRejected(
+                f"{path}: the class {label!r:.60} must have a whole number, but has {number!r:.60}. Correct the "
+                "file, or give --labels",
+                path=str(path),
+            )
+        if number in names:
+            raise ModelRejected(
+                f"{path}: {names[number]!r:.60} and {label!r:.60} are two classes, but both have the number "
+                f"{number}. Correct the file, or give --labels",
+                path=str(path),
+            )
+        names[number] = label
+    return _with_source(path.name, labels=_names(names, where=str(path)))
 
 
 def _names(value: object, *, where: str) -> tuple[str, ...]:
@@ -284,7 +337,10 @@ def _names(value: object, *, where: str) -> tuple[str, ...]:
     if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
         return tuple(cast("list[str]", list(value)))
     if isinstance(value, dict) and value:
-        numbered = {int(str(key)): name for key, name in value.items() if str(key).isdecimal()}
+        keys = {key: str(key) for key in value}
+        numbered = {
+            int(text): value[key] for key, text in keys.items() if text.isdecimal() and len(text) <= _MAX_DIGITS
+        }
         if sorted(numbered) == list(range(len(value))) and all(isinstance(name, str) for name in numbered.values()):
             return tuple(str(numbered[place]) for place in range(len(numbered)))
     raise ModelRejected(
@@ -295,9 +351,25 @@ def _names(value: object, *, where: str) -> tuple[str, ...]:
 
 
 def _floats(value: object) -> tuple[float, ...] | None:
-    if isinstance(value, list | tuple) and value and all(isinstance(one, int | float) for one in value):
-        return tuple(float(cast("float", one)) for one in value)
-    return None
+    numbers = [_number(one) for one in (value if isinstance(value, list | tuple) else [value])]
+    known = tuple(one for one in numbers if one is not None)
+    return known if known and len(known) == len(numbers) else None
+
+
+def _number(value: object) -> float | None:
+    """A finite number; None for anything else, such as NaN, which Python's json reads."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _crop_share(value: object) -> float | None:
+    """The side of the crop divided by the side that it is taken from."""
+    share = _number(value)
+    return share if share is not None and _MIN_CROP <= share <= 1 else None
 
 
 def _literal(text: str | None) -> object:
@@ -311,9 +383,20 @@ def _literal(text: str | None) -> object:
 def _document(path: Path) -> Mapping[str, object]:
     try:
         text = read_regular(path, max_bytes=_MAX_BYTES).decode("utf-8-sig")
-        document = load_strict(text, name=str(path)).data if path.suffix == ".yaml" else json.loads(text)
+        is_yaml = path.suffix == ".yaml"
+        document = load_strict(text, name=str(path)).data if is_yaml else json.loads(text, object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError, StrictYamlError) as exc:
         raise ModelRejected(f"{path} cannot be read: {exc}. Correct it, or move it away", path=str(path)) from exc
     if not isinstance(document, dict):
         raise ModelRejected(f"{path} must hold keys and values, but holds {document!r:.60}", path=str(path))
     return document
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The pairs of a JSON object as a dict, which alone would silently drop a repeated key."""
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:60]!r} is there twice")
+        found[key] = value
+    return found

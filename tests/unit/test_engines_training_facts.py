@@ -119,8 +119,26 @@ def test_a_hugging_face_folder_of_a_vit(tmp_path: Path) -> None:
             {"size": {"height": 256, "width": 256}, "do_center_crop": True, "crop_size": 224, "crop_pct": None},
             (None, None, None),
         ),
+        ({"size": 224}, ("shorter_side", 256, (224, 224))),
+        ({"do_resize": False}, (None, None, None)),
+        ({"size": {"shortest_edge": 224}, "crop_pct": 1e-320}, (None, None, None)),
+        (
+            {"feature_extractor_type": "LevitFeatureExtractor", "size": {"shortest_edge": 224}, "crop_pct": None,
+             "do_center_crop": True, "crop_size": 224},
+            ("shorter_side", 256, (224, 224)),
+        ),
+        (
+            {"image_processor_type": "PoolFormerImageProcessor", "size": {"shortest_edge": 224}, "crop_pct": 0.9,
+             "do_center_crop": True, "crop_size": 224},
+            ("shorter_side", 248, (224, 224)),
+        ),
+        (
+            {"image_processor_type": "PoolFormerImageProcessor", "size": {"height": 224, "width": 224},
+             "crop_pct": 0.9, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}},
+            ("shorter_side", 248, (224, 224)),
+        ),
     ],
-)
+)  # fmt: skip
 def test_the_size_of_a_preprocessor(changes: dict[str, Any], expected: tuple[Any, ...], tmp_path: Path) -> None:
     found = facts_from_folder(_folder(tmp_path, preprocessor_config__json={**RESNET, **changes}))
     assert (found.resize, found.resize_to, found.size) == expected
@@ -131,6 +149,40 @@ def test_steps_that_a_preprocessor_leaves_out_are_identities(tmp_path: Path) -> 
     config = {**VIT, "do_rescale": False, "do_normalize": False}
     found = facts_from_folder(_folder(tmp_path, preprocessor_config__json=config))
     assert (found.scale, found.mean, found.std) == (1.0, (0.0,), (1.0,))
+
+
+def test_mobilevit_flips_the_colours(tmp_path: Path) -> None:
+    config = {**VIT, "image_processor_type": "MobileViTImageProcessor", "do_flip_channel_order": True}
+    assert facts_from_folder(_folder(tmp_path, preprocessor_config__json=config)).color == "bgr"
+
+
+@pytest.mark.parametrize(
+    ("changes", "mean", "std"),
+    [
+        ({"include_top": True}, 0.5, 0.25),
+        ({"include_top": True, "do_normalize": False}, 0.0, 0.5),
+        ({"rescale_offset": True}, 1.0, 0.5),
+        ({"rescale_offset": True, "do_rescale": False}, 0.5, 0.5),
+    ],
+)
+def test_the_further_steps_of_efficientnet(changes: dict[str, Any], mean: float, std: float, tmp_path: Path) -> None:
+    found = facts_from_folder(_folder(tmp_path, preprocessor_config__json={**VIT, **changes}))
+    assert found.mean == pytest.approx((mean,) * 3)
+    assert found.std == pytest.approx((std,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field"),
+    [
+        ("image_mean", [float("nan"), 0.5, 0.5], "mean"),
+        ("image_std", [10**400, 1, 1], "std"),
+        ("rescale_factor", 10**400, "scale"),
+        ("rescale_factor", float("inf"), "scale"),
+    ],
+)
+def test_a_number_that_is_none_stays_open(key: str, value: object, field: str, tmp_path: Path) -> None:
+    found = facts_from_folder(_folder(tmp_path, preprocessor_config__json={**VIT, key: value}))
+    assert getattr(found, field) is None
 
 
 @pytest.mark.parametrize("resample", [1, 4, 5])
@@ -147,6 +199,11 @@ def test_a_filter_without_a_counterpart_stays_open(resample: int, tmp_path: Path
 def test_the_task_of_a_hugging_face_model(problem: str, multi_label: bool, activation: str, tmp_path: Path) -> None:
     found = facts_from_folder(_folder(tmp_path, config__json={**CONFIG, "problem_type": problem}))
     assert (found.multi_label, found.activation) == (multi_label, activation)
+
+
+def test_a_regression_of_hugging_face_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelRejected, match="problem_type 'regression', but this agent classifies images"):
+        facts_from_folder(_folder(tmp_path, config__json={**CONFIG, "problem_type": "regression"}))
 
 
 def test_a_hugging_face_model_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
@@ -166,11 +223,38 @@ def test_timm_states_everything(tmp_path: Path) -> None:
     assert (found.interpolation, found.sources["std"]) == ("cubic_antialias", "config.json (timm)")
 
 
-@pytest.mark.parametrize(("mode", "resize"), [("squash", "stretch"), ("border", "letterbox"), ("other", None)])
-def test_the_crop_mode_of_timm(mode: str, resize: str | None, tmp_path: Path) -> None:
-    config = {**TIMM, "pretrained_cfg": {**TIMM["pretrained_cfg"], "crop_mode": mode}}  # type: ignore[dict-item] # a dict
+@pytest.mark.parametrize(
+    ("mode", "crop", "resize"),
+    [("squash", 1.0, "stretch"), ("squash", 0.95, None), ("border", 1.0, None), ("other", 1.0, None)],
+)
+def test_the_crop_mode_of_timm(mode: str, crop: float, resize: str | None, tmp_path: Path) -> None:
+    config = {**TIMM, "pretrained_cfg": {**TIMM["pretrained_cfg"], "crop_mode": mode, "crop_pct": crop}}  # type: ignore[dict-item] # a dict
     found = facts_from_folder(_folder(tmp_path, config__json=config))
     assert (found.resize, found.resize_to) == (resize, None)
+
+
+@pytest.mark.parametrize("changes", [{"input_size": [3, "a", None]}, {"crop_pct": 1e-320}])
+def test_values_of_timm_that_cannot_be_used_stay_open(changes: dict[str, object], tmp_path: Path) -> None:
+    config = {**TIMM, "pretrained_cfg": {**TIMM["pretrained_cfg"], **changes}}  # type: ignore[dict-item] # a dict
+    assert facts_from_folder(_folder(tmp_path, config__json=config)).resize_to is None
+
+
+@pytest.mark.parametrize(
+    ("content", "fact"),
+    [
+        ('{"ok": 0, "dent": 1, "rust": 1}', "'dent' and 'rust' are two classes, but both have the number 1"),
+        ('{"ok": 0, "dent": [1]}', r"'dent' must have a whole number, but has \[1\]"),
+        ('{"ok": 0, "ok": 1}', "the key 'ok' is there twice"),
+    ],
+)
+def test_class_indices_that_name_no_class_each_are_refused(content: str, fact: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelRejected, match=fact):
+        facts_from_folder(_folder(tmp_path, class_indices__json=content))
+
+
+def test_a_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelRejected, match="whose keys run from 0 without a gap"):
+        facts_from_folder(_folder(tmp_path, config__json={"id2label": {"9" * 5000: "ok"}}))
 
 
 @pytest.mark.parametrize(
