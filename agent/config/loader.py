@@ -380,7 +380,8 @@ def _shared_folders(document: StrictDocument, base_dir: Path) -> Iterator[Proble
     for name, camera in section_of(document.data, "cameras").items():
         source = section_of(camera, "source")
         place = source.get("path")
-        if source.get("type") != "folder" or not isinstance(place, str):
+        is_off = isinstance(camera, dict) and camera.get("enabled") is False
+        if is_off or source.get("type") != "folder" or not isinstance(place, str):
             continue
         folder = os.path.realpath(resolved_path(place, base_dir))
         other = first.setdefault(folder, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -277,6 +278,52 @@ def test_a_read_image_is_moved_and_replaces_none(tmp_path: Path) -> None:
             _write(tmp_path / "inbox" / "a.png", level)
             assert _levels(source, 1) == [level]
     assert sorted(path.name for path in (tmp_path / "done").iterdir()) == ["a-1.png", "a.png"]
+
+
+def test_a_move_replaces_no_link_and_no_file_of_another_camera(tmp_path: Path) -> None:
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "a.png").symlink_to("absent")
+    with closing(_folder(tmp_path, after="move", move_to="done")) as source:
+        source.open()
+        _write(tmp_path / "inbox" / "a.png", 1)
+        assert _levels(source, 1) == [1]
+    assert (tmp_path / "done" / "a.png").is_symlink()
+    assert (tmp_path / "done" / "a-1.png").stat().st_size > 0
+
+
+def _other_file_system(_path: Path, _target: Path) -> Path:
+    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+
+def test_a_move_to_another_file_system_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(_folder(tmp_path, after="move", move_to="done")) as source:
+        source.open()
+        monkeypatch.setattr(Path, "replace", _other_file_system)
+        _write(tmp_path / "inbox" / "a.png", 1)
+        image = (tmp_path / "inbox" / "a.png").read_bytes()
+        assert _levels(source, 1) == [1]
+    assert (tmp_path / "done" / "a.png").read_bytes() == image
+    assert list((tmp_path / "inbox").iterdir()) == []
+
+
+def test_a_file_that_cannot_be_removed_leaves_no_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inbox").mkdir()
+    _write(tmp_path / "inbox" / "a.png", 1)
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == "inbox":
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "replace", _other_file_system)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    for _ in range(3):
+        with closing(_folder(tmp_path, after="move", move_to="done", existing="process")) as source:
+            source.open()
+            with pytest.raises(SourceLost, match="Operation not permitted"):
+                source.read()
+    assert list((tmp_path / "done").iterdir()) == []
 
 
 @pytest.mark.parametrize("move_to", ["inbox", "inbox/.", "inbox/../inbox", "link"])

@@ -248,6 +248,8 @@ def test_two_cameras_on_one_watched_folder_are_refused(place: str, tmp_path: Pat
     ) as caught:
         load_config(path)
     assert len(str(caught.value).splitlines()) == 1
+    path.write_text(path.read_text().replace("  b: {", "  b: {enabled: false, "))
+    assert not load_config(path).config.cameras["b"].enabled, "a camera that is off takes no image"
 
 
 def test_a_directory_without_a_manifest_is_no_package(tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ _CHECKS: dict[str, Callable[[Block], str | None]] = {
         ("sh", "if true; then", "syntax error"),
         ("sh", "sudo /opt/agent/bin/agent doctor --fly", "No such option"),
         ("sh", "true | .venv/bin/agent frobnicate x", "no command 'frobnicate'"),
-        ("sh", "agent config check", "Missing argument"),
+        ("sh", "agent model import", "Missing argument"),
         ("sh", "agent benchmark --rounds 1", "range"),
         ("sh", "agent benchmark --quick      seconds instead of minutes", "remark without #"),
         ("sh", "scripts/gone --all", "scripts/gone does not exist"),

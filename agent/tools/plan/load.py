@@ -20,7 +20,10 @@ _GPU_ENGINES = ("tensorrt", "ort-tensorrt", "ort-cuda")
 
 
 CARRIED_HZ = 200.0
-"""Results a second of one process that no step of docs/scale.md failed at: 2-core x86-64 cloud CPU, 2026-12-01."""
+"""Results a second of one process above which the device has to be measured.
+
+Two fifths of the limit in docs/scale.md (2-core x86-64 cloud CPU, 2026-12-01), because a core of a board is slower.
+"""
 
 KEEP_FREE = 0.2
 """Share of every resource that is left unused for peaks, unless another is stated."""

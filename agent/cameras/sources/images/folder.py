@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -169,7 +170,7 @@ class WatchedFolder(ImageFiles):
         elif self._config.after == "delete":
             path.unlink(missing_ok=True)
         elif self._move_to is not None:
-            shutil.move(path, _free_name(self._move_to / version.name))
+            _move(path, self._move_to)
         self.count_delivered()
         return capture
 
@@ -179,10 +180,35 @@ def pause_s(poll_s: float, looked_s: float) -> float:
     return max(poll_s, min(looked_s * _LOOKS_PER_PAUSE, _MAX_PAUSE_S))
 
 
-def _free_name(path: Path) -> Path:
-    """``path``, or the same name with a number where a file has it already."""
+def _move(path: Path, folder: Path) -> None:
+    """Move a file under its name, or one with a number where that is taken. If it fails, ``folder`` is as before."""
+    target = _reserved(folder / path.name)
+    try:
+        try:
+            path.replace(target)
+        except OSError as exc:
+            if exc.errno != errno.EXDEV:
+                raise
+            shutil.copy2(path, target)
+            path.unlink()
+    except OSError:
+        target.unlink()
+        raise
+
+
+def _reserved(path: Path) -> Path:
+    """An empty file at ``path``, or with a number where another file or link is: nobody else takes the name then."""
     number, free = 0, path
-    while free.exists():
+    while not _is_made(free):
         number += 1
         free = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return free
+
+
+def _is_made(path: Path) -> bool:
+    """Make an empty file, unless the name is taken."""
+    try:
+        path.open("x").close()
+    except FileExistsError:
+        return False
+    return True
