@@ -58,6 +58,8 @@ def import_model(request: ImportRequest, cache_dir: Path | None = None) -> Packa
         shown_as = {source.file: str(path), MANIFEST_NAME: str(target / MANIFEST_NAME)}
         if request.labels is not None:
             shown_as |= {f"labels{suffix}": str(request.labels) for suffix in (".txt", ".json")}
+        elif "labels" in facts.sources:
+            shown_as["labels.json"] = facts.sources["labels"]
         manifest["output"] = _output(request, facts, _activation(request, facts, source) or "none")
         if _activation(request, facts, source) is None:
             _write(stage, manifest)

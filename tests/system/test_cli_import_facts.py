@@ -94,6 +94,25 @@ def test_what_no_file_states_is_asked_for(tmp_path: Path, capsys: pytest.Capture
     assert load_package(tmp_path / "net-1.0.0").input.color == "bgr"
 
 
+@pytest.mark.parametrize(
+    ("names", "error"),
+    [
+        ("{0: 'ok', 2:", "names in the metadata must be a list of names"),
+        ("['ok', 'dent']", "error: metadata of best.onnx (Ultralytics) has 2 labels, but the model has 5 classes"),
+    ],
+)
+def test_labels_replace_those_of_a_file_that_cannot_be_used(
+    names: str, error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = _model(tmp_path / "best.onnx", {**ULTRALYTICS, "names": names})
+    assert _import(model, tmp_path) == 78
+    assert error in capsys.readouterr().err
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(LABELS), encoding="utf-8")
+    assert _import(model, tmp_path, "--labels", str(labels)) == 0
+    assert load_package(tmp_path / "net-1.0.0").labels == LABELS
+
+
 @pytest.mark.parametrize("place", ["model.onnx", "onnx/model.onnx", "vit.onnx"])
 def test_a_folder_of_hugging_face_is_imported(place: str, tmp_path: Path) -> None:
     folder = tmp_path / "vit"
