@@ -56,10 +56,7 @@ def import_model(request: ImportRequest, cache_dir: Path | None = None) -> Packa
         facts = _facts(request, place, source)
         manifest = _manifest(request, facts, source, name, stage)
         shown_as = {source.file: str(path), MANIFEST_NAME: str(target / MANIFEST_NAME)}
-        if request.labels is not None:
-            shown_as |= {f"labels{suffix}": str(request.labels) for suffix in (".txt", ".json")}
-        elif "labels" in facts.sources:
-            shown_as["labels.json"] = facts.sources["labels"]
+        shown_as |= dict.fromkeys(("labels.txt", "labels.json"), str(request.labels or facts.sources["labels"]))
         manifest["output"] = _output(request, facts, _activation(request, facts, source) or "none")
         if _activation(request, facts, source) is None:
             _write(stage, manifest)
