@@ -275,9 +275,9 @@ def _check_uint8(request: ImportRequest, given: _Preprocessing, takes: ImageInpu
 
 
 def _resize_to(request: ImportRequest, facts: TrainingFacts, width: int, height: int) -> int:
-    resize_to = request.resize_to
+    resize_to, stated = request.resize_to, "--resize-to"
     if resize_to is None and request.preset is None and request.resize is None:
-        resize_to = facts.resize_to
+        resize_to, stated = facts.resize_to, f"{facts.sources.get('resize_to')} says resize_to"
         if resize_to is None:
             raise ModelRejected(
                 f"{request.model.name}: {facts.sources['resize']} says resize shorter_side, but not to how many "
@@ -288,8 +288,8 @@ def _resize_to(request: ImportRequest, facts: TrainingFacts, width: int, height:
         return round(max(width, height) * _CROP_RATIO)
     if resize_to < max(width, height):
         raise ModelRejected(
-            f"--resize-to {resize_to} is less than the crop of {width}x{height}, the model's input. Give at least "
-            f"{max(width, height)}",
+            f"{stated} {resize_to}, but the crop is {width}x{height}, the model's input. Give --resize-to of at "
+            f"least {max(width, height)}",
             resize_to=resize_to,
         )
     return resize_to

@@ -53,11 +53,10 @@ def import_model(request: ImportRequest, cache_dir: Path | None = None) -> Packa
         if path.suffix.lower() == ".onnx":
             check_model_in_sandbox(path, cache_dir, max_bytes=max_bytes)
         source = copy_model(path, request, stage)
-        facts = _facts(place, source)
+        facts = _facts(request, place, source)
         manifest = _manifest(request, facts, source, name, stage)
         shown_as = {source.file: str(path), MANIFEST_NAME: str(target / MANIFEST_NAME)}
-        if request.labels is not None:
-            shown_as |= {f"labels{suffix}": str(request.labels) for suffix in (".txt", ".json")}
+        shown_as |= dict.fromkeys(("labels.txt", "labels.json"), str(request.labels or facts.sources["labels"]))
         manifest["output"] = _output(request, facts, _activation(request, facts, source) or "none")
         if _activation(request, facts, source) is None:
             _write(stage, manifest)
@@ -116,9 +115,12 @@ def _require_golden(request: ImportRequest, check: PackageCheck) -> None:
             )
 
 
-def _facts(place: ModelPlace, source: ImportSource) -> TrainingFacts:
-    metadata = facts_from_metadata(source.metadata, name=source.path.name)
-    return metadata if place.folder is None else joined(metadata, facts_from_folder(place.folder))
+def _facts(request: ImportRequest, place: ModelPlace, source: ImportSource) -> TrainingFacts:
+    has_labels = request.labels is not None
+    metadata = facts_from_metadata(source.metadata, name=source.path.name, has_labels=has_labels)
+    if place.folder is None:
+        return metadata
+    return joined(metadata, facts_from_folder(place.folder, has_labels=has_labels))
 
 
 def _taken(request: ImportRequest, facts: TrainingFacts) -> dict[str, str]:

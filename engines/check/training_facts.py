@@ -28,6 +28,8 @@ _FILTER_NAMES: dict[str, Interpolation] = {
     "nearest": "nearest", "bilinear": "linear_antialias", "bicubic": "cubic_antialias",
 }  # fmt: skip
 _TASKS = {"single_label_classification": False, "multi_label_classification": True}
+_LABELS_ALONE = frozenset({"data.yaml", "class_indices.json"})
+_LABEL_KEYS = frozenset({"names", "character", "id2label", "label_names"})
 _MIN_CROP = 0.01
 _MAX_DIGITS = 9
 
@@ -58,20 +60,26 @@ class TrainingFacts:
         return None not in (self.color, self.resize, self.interpolation, self.scale, self.mean, self.std)
 
 
-def facts_from_metadata(metadata: Mapping[str, str], *, name: str) -> TrainingFacts:
+def facts_from_metadata(metadata: Mapping[str, str], *, name: str, has_labels: bool = False) -> TrainingFacts:
     """The facts in an ONNX file's ``metadata_props``; ``name`` is the file's name for messages.
+
+    With ``has_labels`` the user gives the labels, and those of the metadata are not read.
 
     Raises:
         ModelRejected: they state another task than classification, or contradict each other.
     """
+    if has_labels:  # emptied, not removed: the keys tell whose metadata it is
+        metadata = {key: "" if key in _LABEL_KEYS else value for key, value in metadata.items()}
     found = TrainingFacts()
     for read in (_ultralytics, _custom_vision, _paddle):
         found = joined(found, read(metadata, name))
     return found
 
 
-def facts_from_folder(folder: Path) -> TrainingFacts:
+def facts_from_folder(folder: Path, *, has_labels: bool = False) -> TrainingFacts:
     """The facts in the files of a training framework in ``folder``.
+
+    With ``has_labels`` the user gives the labels: those of the files, and files with nothing else, are not read.
 
     Raises:
         ModelRejected: a file cannot be read, states another task than classification, or contradicts another.
@@ -85,9 +93,14 @@ def facts_from_folder(folder: Path) -> TrainingFacts:
     found = TrainingFacts()
     for name, read in readers.items():
         path = folder / name
-        if path.is_file():
-            found = joined(found, read(path, _document(path)))
+        if path.is_file() and not (has_labels and name in _LABELS_ALONE):
+            document = _document(path)
+            found = joined(found, read(path, _without_labels(document) if has_labels else document))
     return found
+
+
+def _without_labels(document: Mapping[str, object]) -> Mapping[str, object]:
+    return {key: value for key, value in document.items() if key not in _LABEL_KEYS}
 
 
 def joined(first: TrainingFacts, second: TrainingFacts) -> TrainingFacts:
@@ -132,12 +145,13 @@ def _ultralytics(metadata: Mapping[str, str], name: str) -> TrainingFacts:
             "images. Export a model of the task classify (yolo11n-cls and so on)",
             task=metadata["task"],
         )
+    names = metadata["names"]
     size = _literal(metadata.get("imgsz"))
     sides = tuple(size) if isinstance(size, list | tuple) and len(size) == 2 else None
     is_square = sides is not None and sides[0] == sides[1] and isinstance(sides[0], int)
     return _with_source(
         f"metadata of {name} (Ultralytics)",
-        labels=_names(_literal(metadata["names"]), where=f"{name}: names in the metadata"),
+        labels=_names(_literal(names), where=f"{name}: names in the metadata") if names else None,
         size=(sides[1], sides[0]) if sides is not None else None,
         color="rgb",
         resize="shorter_side",

@@ -94,14 +94,37 @@ def test_what_no_file_states_is_asked_for(tmp_path: Path, capsys: pytest.Capture
     assert load_package(tmp_path / "net-1.0.0").input.color == "bgr"
 
 
+@pytest.mark.parametrize(
+    ("names", "error"),
+    [
+        ("{0: 'ok', 2:", "names in the metadata must be a list of names"),
+        ("['ok', 'dent']", "error: metadata of best.onnx (Ultralytics) has 2 labels, but the model has 5 classes"),
+    ],
+)
+def test_labels_replace_those_of_a_file_that_cannot_be_used(
+    names: str, error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = _model(tmp_path / "best.onnx", {**ULTRALYTICS, "names": names})
+    assert _import(model, tmp_path) == 78
+    assert error in capsys.readouterr().err
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(LABELS), encoding="utf-8")
+    assert _import(model, tmp_path, "--labels", str(labels)) == 0
+    assert load_package(tmp_path / "net-1.0.0").labels == LABELS
+
+
 @pytest.mark.parametrize("place", ["model.onnx", "onnx/model.onnx", "vit.onnx"])
-def test_a_folder_of_hugging_face_is_imported(place: str, tmp_path: Path) -> None:
+def test_a_folder_of_hugging_face_is_imported(place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "vit"
     _model(folder / place)
     (folder / "config.json").write_text(
         json.dumps({"architectures": ["ViTForImageClassification"], "id2label": dict(enumerate(LABELS))})
     )
     preprocessor = {"size": {"height": 8, "width": 8}, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    too_small = {**preprocessor, "size": {"shortest_edge": 6}, "do_center_crop": True, "crop_size": 8}
+    (folder / "preprocessor_config.json").write_text(json.dumps(too_small))
+    assert main(["model", "import", str(folder), "--output", str(tmp_path)]) == 78
+    assert "preprocessor_config.json says resize_to 6, but the crop is 8x8" in capsys.readouterr().err
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     assert main(["model", "import", str(folder), "--output", str(tmp_path)]) == 0
     package = load_package(tmp_path / "vit-1.0.0")
@@ -190,6 +213,10 @@ def _several(path: Path) -> Path:
     return path
 
 
+def _image_input(model: Path) -> str:
+    return str(onnx.load(model).graph.input[0].name)
+
+
 def test_outputs_and_constants_are_asked_for_and_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = _several(tmp_path / "best.onnx")
     assert _import(model, tmp_path, "--constant", "training=false") == 78
@@ -198,7 +225,10 @@ def test_outputs_and_constants_are_asked_for_and_chosen(tmp_path: Path, capsys: 
     assert "--output-name NAME" in error
     assert _import(model, tmp_path, "--output-name", "logits") == 78
     assert "training (bool scalar), but one takes the image" in capsys.readouterr().err
-    assert _import(model, tmp_path, "--output-name", "logits", "--constant", "training=false") == 0
+    chosen = ("--output-name", "logits", "--constant", "training=false")
+    assert _import(model, tmp_path, *chosen, "--constant", f"{_image_input(model)}=1") == 78
+    assert "has no input left, but one takes the image. Remove the image's input" in capsys.readouterr().err
+    assert _import(model, tmp_path, *chosen) == 0
     package = load_package(tmp_path / "net-1.0.0")
     assert (package.output.name, package.input.constants) == ("logits", (("training", (0.0,)),))
 

@@ -285,3 +285,31 @@ def test_a_file_that_cannot_be_used_is_named(content: str, tmp_path: Path) -> No
 
 def test_a_folder_without_such_files_states_nothing(tmp_path: Path) -> None:
     assert facts_from_folder(_folder(tmp_path, other__json={})) == TrainingFacts()
+
+
+def test_labels_of_the_user_replace_those_of_the_metadata_that_cannot_be_used() -> None:
+    found = facts_from_metadata({**ULTRALYTICS, "names": "{0: 'ok', 2:"}, name="best.onnx", has_labels=True)
+    assert found.labels is None
+    assert found.has_preprocessing
+
+
+def test_labels_of_the_user_make_no_classifier_of_a_detector() -> None:
+    metadata = {"names": ULTRALYTICS["names"], "task": "detect"}
+    with pytest.raises(ModelRejected, match="for the task 'detect'"):
+        facts_from_metadata(metadata, name="best.onnx", has_labels=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("data__yaml", "names: [1, 2]\n"),
+        ("class_indices__json", {"ok": 0, "dent": 0}),
+        ("config__json", {**CONFIG, "id2label": 3}),
+        ("config__json", {**TIMM, "label_names": 3}),
+    ],
+)
+def test_labels_of_the_user_replace_those_of_a_folder(name: str, content: object, tmp_path: Path) -> None:
+    folder = _folder(tmp_path, **{name: content})
+    assert facts_from_folder(folder, has_labels=True).labels is None
+    with pytest.raises(ModelRejected, match="--labels"):
+        facts_from_folder(folder)

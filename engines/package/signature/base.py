@@ -62,6 +62,11 @@ def the_input(inputs: Sequence[TensorFacts], *, name: str) -> TensorFacts:
     Raises:
         ModelRejected: several inputs or none, or another type.
     """
+    if not inputs:
+        raise ModelRejected(
+            f"{name} has no input left, but one takes the image. Remove the image's input from input.constants (agent "
+            "model import: --constant)"
+        )
     source = _the_one(
         inputs,
         "inputs",
