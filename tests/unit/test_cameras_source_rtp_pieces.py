@@ -98,6 +98,17 @@ def test_a_stream_may_begin_in_the_middle_of_a_unit(pts: int | None) -> None:
     assert pieces.add(START + b"B", 2) == [Unit(START + b"A", 1)]
 
 
+def test_time_stamps_that_never_change_do_not_end_the_stream() -> None:
+    frames = [unit for units in _encoded(400, "threads=1:keyint=10", side=64) for unit in units]
+    pieces, units = NalPieces(), []
+    for number, nal in enumerate(frames):
+        for piece in _cut(nal[len(START) :], 1200 if number < 100 else 400):
+            units += pieces.add(piece, 7)
+    broken = [number for number, unit in enumerate(units) if unit.is_broken]
+    assert len(broken) == 1
+    assert len(units) > 390
+
+
 def test_a_unit_that_never_ends_is_dropped() -> None:
     pieces, piece = NalPieces(), bytes(1 << 20)
     pieces.add(START + b"A", 1)

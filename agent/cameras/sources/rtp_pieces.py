@@ -16,8 +16,10 @@ _HEAD = len(_START) + 1
 """What FFmpeg puts before the first piece of a unit: the start code, and the unit's header."""
 _LEARNED = 50
 """Units that must have come before the sizes of pieces are believed."""
-_MORE = 10
-"""So many times as many after they were wrong once."""
+_MORE, _MOST_LEARNED = 10, 50_000
+"""So many times as many after they were wrong, up to half an hour of frames."""
+_SLICES, _BEFORE_FRAME = (1, 5), (7, 9)
+"""Types of NAL units: slices; parameter sets of a sequence and delimiters. Source: ITU-T H.264, table 7-1."""
 MAX_UNIT_BYTES = 32 << 20
 """More than a frame of 8K; a unit that goes on for ever would take all memory."""
 WHOLE_CODECS = frozenset({"bitpacked", "jpegxs", "mjpeg", "rawvideo", "theora", "vp8", "vp9"})
@@ -86,9 +88,10 @@ class NalPieces:
 
     def add(self, data: bytes, pts: int | None) -> list[Unit]:
         """See ParsedPieces."""
-        if pts is not None and pts == self._broken_pts:
-            return []
         is_start = data.startswith(_START)
+        if pts is not None and pts == self._broken_pts and not (is_start and _begins_frame(data)):
+            return []
+        self._broken_pts = None
         if is_start or not self._units or (pts is not None and pts != self._pts):
             ended = self.flush()
             if not is_start:
@@ -100,7 +103,7 @@ class NalPieces:
         if self._data and len(self._data) < MAX_UNIT_BYTES:
             return self._taken(data, len(data))
         self._data = bytearray()
-        self._broken_pts, self._units, self._learned = pts, 0, self._learned * _MORE
+        self._broken_pts, self._units, self._learned = pts, 0, min(self._learned * _MORE, _MOST_LEARNED)
         return [Unit(b"", pts, is_broken=True)]
 
     def flush(self) -> list[Unit]:
@@ -113,3 +116,9 @@ class NalPieces:
         self._data += data
         self._size, self._largest = size, max(self._largest, size)
         return self.flush() if is_last and self._units > self._learned else []
+
+
+def _begins_frame(data: bytes) -> bool:
+    """Whether a unit is the first of a frame: a slice that begins with macroblock 0 has a first bit of 1."""
+    kind = data[_HEAD - 1] & 31 if len(data) > _HEAD else 0
+    return kind in _BEFORE_FRAME or (kind in _SLICES and data[_HEAD] >= 128)
