@@ -45,9 +45,7 @@ def import_model(request: ImportRequest, cache_dir: Path | None = None) -> Packa
     max_bytes = request.max_file_mib << 20
     target = request.out / f"{name}-{request.version}"
     if os.path.lexists(target) and not request.force:
-        raise ModelRejected(
-            f"{target} already exists. Give another --version or --name, or --force to replace it", path=str(target)
-        )
+        raise _exists_already(target)
     with model_place(request) as place, _staging(request.out, target.name) as stage:
         path = place.file
         if path.suffix.lower() == ".onnx":
@@ -69,7 +67,7 @@ def import_model(request: ImportRequest, cache_dir: Path | None = None) -> Packa
         _write(stage, manifest)
         check = check_package(load_package(stage, shown_as=shown_as, max_bytes=max_bytes))
         _require_golden(request, check)
-        _put_in_place(stage, target)
+        _put_in_place(stage, target, is_forced=request.force)
     cropped = crop_warning(input_section(request, facts, source.takes))
     warnings = (*check.warnings, *contradictions(request, facts), *([cropped] if cropped else []))
     return replace(
@@ -285,8 +283,22 @@ def _staging(out: Path, name: str) -> Iterator[Path]:
                 out.rmdir()
 
 
-def _put_in_place(stage: Path, target: Path) -> None:
-    """Move the finished directory to its place; the old one is deleted with the staging directory."""
-    if os.path.lexists(target):
-        target.rename(stage.with_name("replaced"))
-    stage.rename(target)
+def _put_in_place(stage: Path, target: Path, *, is_forced: bool) -> None:
+    """Move the finished directory to its place; an old one is deleted with the staging directory if ``is_forced``.
+
+    Another import of the same name may have ended meanwhile.
+    """
+    if is_forced:
+        with suppress(FileNotFoundError):
+            target.rename(stage.with_name("replaced"))
+    try:
+        stage.rename(target)
+    except OSError as exc:
+        if os.path.lexists(target):
+            raise _exists_already(target) from exc
+        raise
+
+
+def _exists_already(target: Path) -> ModelRejected:
+    text = f"{target} already exists. Give another --version or --name, or --force to replace it"
+    return ModelRejected(text, path=str(target))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from onnx.external_data_helper import convert_model_to_external_data
 
 from agent.__main__ import main
+from engines.check.package_check import PackageCheck, check_package
 from engines.package.load import load_package
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.packages import LABELS, PackageFiles, TinyModel
@@ -246,6 +248,23 @@ def test_a_dangling_link_counts_as_existing(material: Path, capsys: pytest.Captu
     assert "already exists" in capsys.readouterr().err
     assert import_(material, "--force") == 0
     assert not (material / "out/tree-net-1.0.0").is_symlink()
+
+
+def test_a_package_that_came_meanwhile_is_kept(
+    material: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = material / "out/tree-net-1.0.0"
+
+    def another_import_is_faster(*given: Any, **options: Any) -> PackageCheck:
+        package.mkdir()
+        (package / "model.yaml").write_text("the other one")
+        return check_package(*given, **options)
+
+    monkeypatch.setattr("engines.check.importer.check_package", another_import_is_faster)
+    assert import_(material) == 78
+    assert "already exists" in capsys.readouterr().err
+    assert (package / "model.yaml").read_text() == "the other one"
+    assert [path.name for path in (material / "out").iterdir()] == [package.name], "nothing is left behind"
 
 
 def test_missing_external_data_is_named(material: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ _HEAD = len(_START) + 1
 """What FFmpeg puts before the first piece of a unit: the start code, and the unit's header."""
 _LEARNED = 50
 """Units that must have come before the sizes of pieces are believed."""
-_MORE, _MOST_LEARNED = 10, 50_000
+_MORE, _MAX_LEARNED = 10, 50_000
 """So many times as many after they were wrong, up to half an hour of frames."""
 _SLICES, _BEFORE_FRAME = (1, 5), (7, 9)
 """Types of NAL units: slices; parameter sets of a sequence and delimiters. Source: ITU-T H.264, table 7-1."""
@@ -103,7 +103,7 @@ class NalPieces:
         if self._data and len(self._data) < MAX_UNIT_BYTES:
             return self._taken(data, len(data))
         self._data = bytearray()
-        self._broken_pts, self._units, self._learned = pts, 0, min(self._learned * _MORE, _MOST_LEARNED)
+        self._broken_pts, self._units, self._learned = pts, 0, min(self._learned * _MORE, _MAX_LEARNED)
         return [Unit(b"", pts, is_broken=True)]
 
     def flush(self) -> list[Unit]:
