@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from engines.base import Precision
 from engines.errors import PrecisionRejected
-from engines.graph.image_set import divided, image_set_from
+from engines.graph.image_set import Division, divided, image_set_from
 from engines.graph.int8_forms import Int8Form, int8_form
 from engines.graph.ort_library import library
 from engines.graph.serving import ServingGraph, serving_graph
@@ -165,12 +165,10 @@ def _int8(
     division = divided(package)
     for paths, what in ((division.calibrated, "to calibrate on"), (division.held_out, "that it is not calibrated on")):
         if len(paths) < step:
-            raise PrecisionRejected(
-                f"int8 needs at least {step} images {what}, but the package {package.directory.name} has "
-                f"{len(paths)}. Add images to its calibration folder, of which every second one is held out, or name "
-                "a folder of others in model.yaml: evaluation",
-                precision="int8",
+            text = (
+                f"int8 needs at least {step} images {what}, but the package {package.directory.name} has {len(paths)}"
             )
+            raise PrecisionRejected(f"{text}. {_more_images(package, division)}", precision="int8")
     known = ranges.load()
     converter = Int8Converter(
         base.path,
@@ -195,3 +193,16 @@ def _int8(
     if known is None:
         ranges.save(converter.ranges)
     return result.model, result.kept_layers
+
+
+def _more_images(package: ModelPackage, division: Division) -> str:
+    if not package.evaluation or not package.calibration:
+        return (
+            "Add images to its calibration folder, of which every second one is held out, or name a folder of others "
+            "in model.yaml: evaluation"
+        )
+    left_out = len(package.calibration) - len(division.calibrated)
+    return (
+        f"{left_out} of the {len(package.calibration)} images in its calibration folder are there twice, or judge: "
+        "they are golden or in the evaluation folder too. Add images that are in none of the others"
+    )

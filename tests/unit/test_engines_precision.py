@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,14 @@ def test_int8_without_calibration_images_is_refused_with_a_remedy(tmp_path: Path
     package = load_package(write_colour_package(tmp_path, calibration=0))
     with pytest.raises(PrecisionRejected, match=r"no calibration images.*calibration folder.*fp16"):
         precise_graph(package, cache_dir=tmp_path, precision="int8")
+
+
+def test_calibration_images_that_all_judge_are_named_as_such(package: ModelPackage, tmp_path: Path) -> None:
+    same = replace(package, evaluation=package.calibration)
+    count = len(package.calibration)
+    words = rf"has 0\. {count} of the {count} images in its calibration folder .* in the evaluation folder too\. Add"
+    with pytest.raises(PrecisionRejected, match=words):
+        precise_graph(same, cache_dir=tmp_path, precision="int8")
 
 
 def test_int8_keeps_preprocessing_and_softmax_in_fp32(package: ModelPackage, tmp_path: Path) -> None:
