@@ -321,7 +321,7 @@ def test_external_data_is_merged_into_one_file(material: Path) -> None:
         (
             ["--resize", "shorter_side", "--resize-to", "7"],
             78,
-            "less than the crop of 8x6, the model's input. Give at",
+            "--resize-to 7, but the crop is 8x6, the model's input. Give --resize-to of at least 8",
         ),
         (["--color", "gray"], 78, "the model takes 3 channel(s), but --color gray gives 1. Give --color rgb or bgr"),
         (["--golden", "nowhere.jpg=ash"], 78, "nowhere.jpg"),
