@@ -5,7 +5,7 @@ loader.py        from a file to a ``LoadedConfig``, or to one error with every f
 problems.py      from faults to lines of text
 shape.py         what may stand at a place of the file, in words
 labels.py        gates and rules, checked against the labels of the models
-crosschecks.py   faults between keys, and warnings
+checks/          faults between keys, warnings, files that are not there
 device.py        the device id
 state_dir.py     the default state and cache directory
 overridden.py    what commands have changed

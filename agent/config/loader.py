@@ -8,10 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from agent.config.crosschecks import broker_problems, cross_problems, section_of, warnings_of
+from agent.config.checks.crosschecks import broker_problems, cross_problems, section_of, warnings_of
+from agent.config.checks.files import file_problems, package_dir
 from agent.config.device import MACHINE_ID_FILE, device_id_of_machine
 from agent.config.model import AgentConfig, MqttConfig
 from agent.config.problems import (
@@ -31,15 +30,13 @@ from agent.config.problems import (
     problems_of_values,
 )
 from agent.config.sections.base import Section
-from agent.config.sections.serve import fault_of_metrics_file
 from agent.config.shape import KeyPath
 from agent.config.source_address import known_addresses
 from agent.config.state_dir import default_state_dir, resolved_path
-from agent.demo import demo_package
 from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import MIN_CHARS, Secret, SecretKind, read_secret
 from engines import MAX_YAML_BYTES as MAX_BYTES
-from engines import StrictDocument, StrictYamlError, load_strict, path_exists
+from engines import StrictDocument, StrictYamlError, load_strict
 
 if TYPE_CHECKING:
     from engines import ModelPackage
@@ -47,8 +44,6 @@ if TYPE_CHECKING:
 MQTT_PASSWORD = "mqtt-password"  # noqa: S105 - the name of a file
 """The file beside the configuration, and the systemd credential, used if ``mqtt.password_file`` names none."""
 _MQTT_PASSWORD: KeyPath = ("mqtt", "password_file")
-DEMO = "demo"
-"""What a configuration writes for the bundled package and clip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +77,7 @@ class LoadedConfig:
 
     def package_dir(self, model: str) -> Path:
         """The package directory of one model, by its key under ``models``."""
-        return _package_dir(self.config.models[model].package, self.base_dir)
+        return package_dir(self.config.models[model].package, self.base_dir)
 
     def read_package(self, model: str, cache_dir: Path | None) -> ModelPackage:
         """The package of one model, by its key under ``models``; see ``load_unknown_package``.
@@ -143,7 +138,7 @@ def load_config(
     config, problems = _validated(document)
     secrets: dict[KeyPath, Secret] = {}
     if check_files:
-        problems += [*_missing_files(document, base_dir), *_folder_problems(document, base_dir)]
+        problems += file_problems(document, base_dir)
         secrets.update(_secrets(document, base_dir, problems))
     if config is None:
         raise error_of(problems, document.name)
@@ -248,149 +243,21 @@ def _parsed(text: str, name: str) -> StrictDocument:
 
 def _validated(document: StrictDocument) -> tuple[AgentConfig | None, list[Problem]]:
     """The configuration, and every fault that does not depend on the machine; None if there is no reading it."""
-    problems: list[Problem] = []
     try:
         # Through JSON, because strict validation of Python data refuses lists where the model has tuples.
         config = AgentConfig.model_validate_json(json.dumps(document.data), strict=True)
     except ValidationError as exc:
-        problems += problems_of_validation(exc, document)
-        problems += cross_problems(document)
+        problems = [*problems_of_validation(exc, document), *cross_problems(document)]
         # A section with a wrong value is not looked at as a whole, and so neither are its addresses.
         if not any(problem.key.startswith("mqtt.broker") for problem in problems):
             problems += broker_problems(document)
         return None, problems
-    problems += problems_of_conversion(document, config.model_dump(mode="json"))
-    problems += cross_problems(document)
-    return config, problems
+    found = problems_of_conversion(document, config.model_dump(mode="json"))
+    return config, [*found, *cross_problems(document)]
 
 
 def _digest(config: AgentConfig) -> str:
     return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
-
-
-def _package_dir(package: str, base_dir: Path) -> Path:
-    return demo_package() if package == DEMO else resolved_path(package, base_dir)
-
-
-def _missing_files(document: StrictDocument, base_dir: Path) -> Iterator[Problem]:
-    """From the file's plain data, so that missing files are reported together with other faults."""
-    for name, model in section_of(document.data, "models").items():
-        named = section_of(model).get("package")
-        if not isinstance(named, str):
-            continue
-        package = _package_dir(named, base_dir)
-        path: KeyPath = ("models", name, "package")
-        text = f"there is no directory {package}; make one with: agent model import FILE.onnx"
-        problem = _absence(package, Path.is_dir, text) or _absence(
-            package / "model.yaml", Path.is_file, f"{package} has no model.yaml, so it is not a model package"
-        )
-        if problem is not None:
-            yield at(document, path, problem)
-    for name, camera in section_of(document.data, "cameras").items():
-        for key, problem in _faults_of_source(section_of(camera, "source"), base_dir):
-            yield at(document, ("cameras", name, "source", key), problem)
-    yield from _missing_connection_files(document, base_dir)
-
-
-def _missing_connection_files(document: StrictDocument, base_dir: Path) -> Iterator[Problem]:
-    """Certificates, keys and tokens of the connections, and what the metrics would replace."""
-    for section in (("mqtt", "tls"), ("serve", "tls")):
-        for key, value in section_of(document.data, *section).items():
-            # The password of a key: see _secrets.
-            if not isinstance(value, str) or not key.endswith("_file") or key == "key_password_file":
-                continue
-            found = resolved_path(value, base_dir)
-            if (problem := _missing_file(found)) is not None:
-                yield at(document, (*section, key), problem)
-    tokens_file = section_of(document.data, "serve").get("tokens_file")
-    if isinstance(tokens_file, str):
-        found = resolved_path(tokens_file, base_dir)
-        if (problem := _missing_file(found, "; make it with a line NAME TOKEN for each client")) is not None:
-            yield at(document, ("serve", "tokens_file"), problem)
-    metrics_file = section_of(document.data, "serve").get("metrics_file")
-    if isinstance(metrics_file, str) and metrics_file.endswith(".prom"):
-        # What cannot be looked at is for the run to say: its user may differ.
-        with suppress(OSError):
-            if (problem := fault_of_metrics_file(resolved_path(metrics_file, base_dir))) is not None:
-                yield at(document, ("serve", "metrics_file"), problem)
-
-
-_NEEDED = {"file": "path", "images": "path", "http": "ca_file", "stream": "ca_file"}
-"""By type of source, the key whose file must be there at the start; a watched folder may come later."""
-_OTHER_KIND = {
-    ("file", "path"): (Path.is_dir, "a folder, but `type: file` reads one video; for a folder use `type: images`"),
-    ("image", "path"): (Path.is_dir, "a folder, but `type: image` reads one file; for a folder use `type: folder`"),
-    ("folder", "path"): (Path.is_file, "a file, but `type: folder` watches a folder; for a file use `type: image`"),
-    ("folder", "move_to"): (Path.is_file, "a file, but images are moved to a folder; name another"),
-}
-
-
-def _faults_of_source(source: Mapping[str, object], base_dir: Path) -> Iterator[tuple[str, str]]:
-    """The keys of a source that name what is missing or something of another kind."""
-    kind = source.get("type")
-    for key in ("path", "move_to", "ca_file"):
-        place = source.get(key)
-        if not isinstance(place, str) or not isinstance(kind, str) or (kind == "file" and place == DEMO):
-            continue
-        found = resolved_path(place, base_dir)
-        problem = _fault_of_path(place, found, kind)
-        if problem is None and _NEEDED.get(kind) == key:
-            problem = _absence(found, Path.exists, f"there is no {found}")
-        look, text = _OTHER_KIND.get((kind, key), (None, ""))
-        if problem is None and look is not None and _absence(found, look, "other") is None:
-            problem = f"{found} is {text}"
-        if problem is not None:
-            yield key, problem
-
-
-def _fault_of_path(place: str, found: Path, kind: str) -> str | None:
-    """An address or a pattern where a path belongs."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", place):
-        return f"is an address, but `type: {kind}` reads files; for an address write `type: rtsp`, `http` or `stream`"
-    if not set(place) & set("*?["):
-        return None
-    text = f"there is no {found}, and a pattern is not expanded; name one file, or a folder for all its images"
-    return _absence(found, Path.exists, text)
-
-
-def _folder_problems(document: StrictDocument, base_dir: Path) -> Iterator[Problem]:
-    yield from _moves_in_place(document, base_dir)
-    yield from _shared_folders(document, base_dir)
-
-
-def _moves_in_place(document: StrictDocument, base_dir: Path) -> Iterator[Problem]:
-    """A watched folder whose read images would be moved into it, and so be read for ever."""
-    for name, camera in section_of(document.data, "cameras").items():
-        source = section_of(camera, "source")
-        place, move_to = source.get("path"), source.get("move_to")
-        if source.get("type") != "folder" or not isinstance(place, str) or not isinstance(move_to, str):
-            continue
-        target = os.path.realpath(resolved_path(move_to, base_dir))
-        if target == os.path.realpath(resolved_path(place, base_dir)):
-            text = (
-                f"must be another folder, but it is {target}, which is the watched folder `path`; name another, for "
-                "example one in it: subfolders are left alone"
-            )
-            yield at(document, ("cameras", name, "source", "move_to"), text)
-
-
-def _shared_folders(document: StrictDocument, base_dir: Path) -> Iterator[Problem]:
-    """Two cameras on one watched folder: each image would reach one of them, by chance."""
-    first: dict[str, str] = {}
-    for name, camera in section_of(document.data, "cameras").items():
-        source = section_of(camera, "source")
-        place = source.get("path")
-        is_off = isinstance(camera, dict) and camera.get("enabled") is False
-        if is_off or source.get("type") != "folder" or not isinstance(place, str):
-            continue
-        folder = os.path.realpath(resolved_path(place, base_dir))
-        other = first.setdefault(folder, name)
-        if other != name:
-            text = (
-                f"is {folder}, but camera {other} watches that folder too, and each image is taken once; name another "
-                f"folder, or list both classifiers under `classify` of {other}"
-            )
-            yield at(document, ("cameras", name, "source", "path"), text)
 
 
 def _files_of(section: Section) -> Iterator[tuple[str, str]]:
@@ -399,31 +266,6 @@ def _files_of(section: Section) -> Iterator[tuple[str, str]]:
         value = getattr(section, key)
         if key.endswith("_file") and isinstance(value, str):
             yield key, value
-
-
-def _absence(path: Path, look: Callable[[Path], bool], otherwise: str) -> str | None:
-    """The problem with a path that does not exist, or cannot be reached; None if it exists."""
-    try:
-        return None if path_exists(path, look) else otherwise
-    except PermissionError as exc:
-        return (
-            f"{path} cannot be reached ({exc.strerror}) by user number {os.geteuid()}, who runs the agent; give that "
-            "user the right to enter every folder of the path, or move what is there, for example below /etc/agent"
-        )
-    except OSError as exc:
-        return f"{path} cannot be reached ({exc.strerror}); correct the path"
-
-
-def _missing_file(path: Path, remedy: str = "") -> str | None:
-    """The problem with a path that must be a file; ``remedy`` is for one where there is nothing."""
-    problem = _absence(path, Path.is_file, f"there is no file {path}{remedy}")
-    if problem is not None:
-        with suppress(OSError):
-            if path.exists():
-                return (
-                    f"must be a file, but {path} is {'a folder' if path.is_dir() else 'no regular file'}; name a file"
-                )
-    return problem
 
 
 def _mqtt_password_file(config: AgentConfig, base_dir: Path, environ: Mapping[str, str]) -> Path | None:
@@ -464,7 +306,7 @@ def _camera_passwords(secrets: Mapping[KeyPath, Secret]) -> dict[str, Secret]:
 
 
 def _secrets(document: StrictDocument, base_dir: Path, problems: list[Problem]) -> Iterator[tuple[KeyPath, Secret]]:
-    """Every secret whose file is named. From the file's plain data, as ``_missing_files``.
+    """Every secret whose file is named. From the file's plain data, as ``file_problems``.
 
     Those of the connection are read again at each connection; here their files are tried.
     """

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 
-from agent.config.crosschecks import ENGINE_ALIASES, ENGINES, REGULAR, REGULAR_PER_CAMERA
+from agent.config.checks.crosschecks import ENGINE_ALIASES, ENGINES, REGULAR, REGULAR_PER_CAMERA
 from agent.config.device import device_id_of_machine
 from agent.config.labels import check_when_labels
 from agent.config.loader import LoadedConfig, load_config

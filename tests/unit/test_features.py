@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.config.crosschecks import ENGINE_ALIASES, ENGINES
+from agent.config.checks.crosschecks import ENGINE_ALIASES, ENGINES
 from agent.config.loader import LoadedConfig, load_config
 from agent.inference.features import MAX_NUMBERS, projection, published_features
 from agent.runtime.errors import ConfigError
