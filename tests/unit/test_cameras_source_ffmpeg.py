@@ -7,7 +7,9 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -281,3 +283,20 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
     with pytest.raises(StreamFailed, match="no video") as caught, _opened(tmp_path / "sound.mkv"):
         pass
     assert caught.value.kind == "no_video"
+
+
+def test_a_time_stamp_that_comes_again_is_that_of_the_later_packet(tmp_path: Path) -> None:
+    """A stream that begins again, after a packet that gave no frame."""
+    frame = av.VideoFrame(64, 48, "yuv420p")
+    frame.pts, frame.time_base = 5, Fraction(1, 25)
+    with _opened(_write(tmp_path / "clip.mkv", "yuv420p")) as video:
+        first, later = (SimpleNamespace(pts=5, size=9, stream_index=0, is_keyframe=True) for _ in range(2))
+        video._packets = iter([first, later])  # what FFmpeg would return
+        decoded_ns: list[int] = []
+
+        def nothing() -> list[av.VideoFrame]:
+            decoded_ns.append(SystemClock().monotonic_ns())
+            return []
+
+        first.decode, later.decode = nothing, lambda: [frame]
+        assert _first(video).arrived_ns >= decoded_ns[0]

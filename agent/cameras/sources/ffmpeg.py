@@ -183,7 +183,11 @@ class Video:
         """Decode ``packet``, or what is whole by it."""
         now_ns = self._clock.monotonic_ns()
         if packet.pts is not None:
-            self._came.setdefault(packet.pts, self._last_packet_ns if self._is_held else now_ns)
+            arrived_ns = self._last_packet_ns if self._is_held else now_ns
+            if self._pieces is None:
+                self._came[packet.pts] = arrived_ns
+            else:
+                self._came.setdefault(packet.pts, arrived_ns)  # the first piece counts
             if len(self._came) > _REMEMBERED_PACKETS:
                 self._came.popitem(last=False)
         self._last_packet_ns = now_ns
@@ -239,7 +243,7 @@ def open_video(
     """Open ``address``, a URL of FFmpeg that may hold a password.
 
     ``threads`` 0 lets FFmpeg choose. ``is_in_pieces`` is for RTP over TCP, whose packets are then joined here and not
-    by FFmpeg's parser: sooner, but with one thread, and key frames are not told apart. FFmpeg waits for at most
+    by FFmpeg's parser: sooner, but with one thread, and without knowing the key frames. FFmpeg waits for at most
     ``open_timeout_s`` (None: for ever), and cannot be interrupted meanwhile; openings of several threads run side by
     side.
 

@@ -99,7 +99,7 @@ class NalPieces:
             self._pts = self._pts if pts is None else pts
             self._units += 1
             return ended + self._taken(data, len(data) - _HEAD)
-        self._continued = min(self._size, self._size if self._continued is None else self._continued)
+        self._continued = self._size if self._continued is None else min(self._size, self._continued)
         if self._data and len(self._data) < MAX_UNIT_BYTES:
             return self._taken(data, len(data))
         self._data = bytearray()

@@ -19,7 +19,7 @@ MAX_TOPICS = 4096
 MAX_EVENTS = 200
 MAX_LOG = 200
 MAX_CHANGES = 50
-"""Last changes of engines that `runtime` told of."""
+"""Last changes of engines that `runtime` reported."""
 MAX_LATENCIES = 180
 """Fifteen minutes of the `latency` message, which comes every five seconds."""
 _JSON = "application/json"
